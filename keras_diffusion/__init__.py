@@ -1,0 +1,69 @@
+"""Small diffusion models in Keras: train with `model.fit`, sample with class guidance, judge, ship.
+
+The public names are loaded when they are first used: importing this package loads neither TensorFlow nor Keras.
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DiffusionModel": "training",
+    "unet": "nn",
+    "Schedule": "schedules",
+    "linear_schedule": "schedules",
+    "cosine_schedule": "schedules",
+    "flow_schedule": "schedules",
+    "denoiser_schedule": "schedules",
+    "table_schedule": "schedules",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))
+
+
+def _register():
+    """Imports the classes that `keras.models.load_model` looks up by name: Keras itself imports nobody's modules."""
+    ours = {f"{__name__}.nn", f"{__name__}.training"} & set(
+        sys.modules
+    )  # one of them is loading Keras now
+    if not ours and sys.modules["keras"].config.backend() == "tensorflow":
+        importlib.import_module(f"{__name__}.training")
+
+
+class _AfterKeras(importlib.abc.MetaPathFinder):
+    """Calls `_register` once Keras has been imported, for programs that import it after this package."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module):
+                load(module)
+                _register()
+
+            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if "keras" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _AfterKeras())

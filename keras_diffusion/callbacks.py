@@ -1,0 +1,216 @@
+"""Callbacks for `model.fit` on a `DiffusionModel`: metrics, checkpoints, progress, time, a clean stop."""
+
+import csv
+import signal
+import statistics
+import sys
+import time
+
+import keras
+from tqdm import tqdm
+
+from keras_diffusion import runs
+
+
+class MetricsCSV(keras.callbacks.Callback):
+    """Appends one row a step to metrics.csv: epoch, step, the batch's own loss, learning rate, images per second.
+
+    Args:
+        run: `runs.Run`.
+        steps_per_epoch: steps in an epoch.
+        learning_rate_at: function of a step, counted from 0.
+        batch_sizes: function of a step, counted from 0: the number of images in its batch.
+    """
+
+    def __init__(self, run, *, steps_per_epoch, learning_rate_at, batch_sizes):
+        super().__init__()
+        self.run, self.steps_per_epoch = run, steps_per_epoch
+        self.learning_rate_at, self.batch_sizes = learning_rate_at, batch_sizes
+        self.rate = float("nan")
+
+    def on_train_begin(self, logs=None):
+        self.file = self.run.metrics.open("a", newline="", encoding="utf-8")
+        self.writer = csv.DictWriter(self.file, runs.COLUMNS)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = int(self.model.step.numpy())
+        self.loss = float(self.model.batch_loss.numpy())
+        self.rate = self.batch_sizes(done - 1) / (time.perf_counter() - self.began)
+        row = {
+            "epoch": (done - 1) // self.steps_per_epoch + 1,
+            "step": done,
+            "loss": self.loss,
+            "learning_rate": self.learning_rate_at(done - 1),
+            "images_per_second": self.rate,
+        }
+        self.writer.writerow(runs.format_metrics(row))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.file.flush()
+
+    def on_train_end(self, logs=None):
+        self.file.close()
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves the whole model, optimizer included, after each epoch and every `minutes`; keeps the last two files.
+
+    Args:
+        run: `runs.Run`.
+        steps_per_epoch: steps in an epoch.
+        metrics: `MetricsCSV`, flushed first, so that no checkpoint is ahead of metrics.csv.
+        minutes: most time between two checkpoints.
+    """
+
+    def __init__(self, run, *, steps_per_epoch, metrics, minutes=5.0):
+        super().__init__()
+        self.run, self.steps_per_epoch = run, steps_per_epoch
+        self.metrics, self.minutes = metrics, minutes
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        late = time.monotonic() - self.saved_at > 60 * self.minutes
+        if late or int(self.model.step.numpy()) % self.steps_per_epoch == 0:
+            self.save()
+
+    def save(self):
+        """Saves now."""
+        self.metrics.file.flush()
+        with runs.replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:
+            self.model.save(path)
+        for old in self.run.checkpoint_files()[:-2]:
+            old.unlink()
+        self.saved_at = time.monotonic()
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar over the whole run: loss, images per second, time left; away from a terminal a line a minute.
+
+    Args:
+        total_images: images in the whole run.
+        start: images done before.
+        metrics: `MetricsCSV`, which measures.
+        batch_sizes: as of `MetricsCSV`.
+    """
+
+    def __init__(self, *, total_images, start, metrics, batch_sizes):
+        super().__init__()
+        self.metrics, self.batch_sizes, self.smooth = metrics, batch_sizes, None
+        live = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=total_images,
+            initial=start,
+            unit=" images",
+            mininterval=0.5 if live else 60,
+            dynamic_ncols=live,
+            ascii=not live,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = self.metrics.loss
+        self.smooth = loss if self.smooth is None else 0.98 * self.smooth + 0.02 * loss
+        done = int(self.model.step.numpy())
+        epoch = (done - 1) // self.metrics.steps_per_epoch + 1
+        self.bar.set_postfix_str(f"epoch {epoch}, loss {self.smooth:.4f}", refresh=False)
+        self.bar.update(self.batch_sizes(done - 1))
+
+    def close(self):
+        """Ends the bar."""
+        self.bar.close()
+
+
+class TimeEstimate(keras.callbacks.Callback):
+    """After some steps, says once how long the run will take here, and which width would take minutes.
+
+    Args:
+        steps: steps still to do.
+        width: D.
+        has_gpu: whether a GPU trains.
+        say: function of a line.
+        after: how many steps are timed; the first two, which compile, are not.
+    """
+
+    def __init__(self, *, steps, width, has_gpu, say, after=12):
+        super().__init__()
+        self.steps, self.width, self.has_gpu, self.say, self.after = (
+            steps,
+            width,
+            has_gpu,
+            say,
+            after,
+        )
+        self.seconds = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if len(self.seconds) >= self.after:
+            return
+        self.seconds.append(time.perf_counter() - self.began)
+        if len(self.seconds) == self.after:
+            a_step = statistics.median(self.seconds[2:])
+            self.say(time_advice(a_step, self.steps, self.width, self.has_gpu))
+
+
+def time_advice(seconds_per_step, steps, width, has_gpu):
+    """The line that `TimeEstimate` says. The time of a step grows with about the 1.8th power of the width."""
+    total = seconds_per_step * steps
+    line = f"{steps} steps of {seconds_per_step:.2f} s: about {_duration(total)} of training at width {width} on this machine"
+    for smaller in (64, 48, 32, 24, 16):
+        shorter = total * (smaller / width) ** 1.8
+        if total > 3600 and not has_gpu and smaller < width and shorter < 1800:
+            return f"{line}; --width {smaller} would take about {_duration(shorter)}"
+    return line
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class CleanStop(keras.callbacks.Callback):
+    """Ctrl-C or SIGTERM ends training after the step under way; a second one at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        super().__init__()
+        self.asked = False
+        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+
+    def _ask(self, number, frame):
+        self.asked = True
+        self.restore()
+
+    def restore(self):
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.asked:
+            self.model.stop_training = True
+
+
+class AtEpochs(keras.callbacks.Callback):
+    """Calls a function of (epoch, model) after whole epochs, counted from 1.
+
+    Args:
+        draw: the function.
+        epochs: the epochs.
+        steps_per_epoch: steps in an epoch; an epoch that was stopped before its end doesn't count.
+    """
+
+    def __init__(self, draw, *, epochs, steps_per_epoch):
+        super().__init__()
+        self.draw, self.epochs, self.steps_per_epoch = draw, set(epochs), steps_per_epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        done = int(self.model.step.numpy())
+        if done % self.steps_per_epoch == 0 and done // self.steps_per_epoch in self.epochs:
+            self.draw(done // self.steps_per_epoch, self.model)

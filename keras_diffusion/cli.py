@@ -1,0 +1,91 @@
+"""What the command lines share: one-line errors, exit statuses, types of options. Loads neither TensorFlow nor Keras."""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+
+from keras_diffusion.errors import UserError
+
+INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and exits with status 2."""
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs
+        )
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def integer(low, high=None):
+    """An option's type: an integer of at least `low`, at most `high`."""
+    wanted = (
+        f"expected an integer of at least {low}"
+        if high is None
+        else f"expected an integer in {low}..{high}"
+    )
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{wanted}, got {text!r}") from None
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{wanted}, got {value}")
+        return value
+
+    return parse
+
+
+def run(main):
+    """Runs a program's `main`, which returns an exit status, and turns a user's error into one line and status 2."""
+    program = os.path.basename(sys.argv[0])
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def load_tensorflow():
+    """Imports TensorFlow and finds its devices, with the settings that it reads only then; what the user has set stays.
+
+    oneDNN is off by default on processors without AVX-512 VNNI, though it is half as fast again there. The lines that
+    TensorFlow's C++ writes to stderr before any setting can silence them are held back, unless loading fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _stderr_held_back():
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+
+
+@contextlib.contextmanager
+def _stderr_held_back():
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

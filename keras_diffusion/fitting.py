@@ -1,0 +1,260 @@
+"""One run of a part of the course, from settings to a finished run folder."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_diffusion
+from keras_diffusion import callbacks, illustrate, nn, pipeline, schedules, settings
+from keras_diffusion.runs import replacing
+from keras_diffusion.training import DiffusionModel
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "mlxtend")
+
+
+def fit(asked, data, run, *, command, say=print):
+    """Trains a part, or goes on with it, and draws its figures.
+
+    Args:
+        asked: `settings.Settings`.
+        data: `data.ImageData`.
+        run: `runs.Run`, its folders made. With checkpoints in it, the newest is continued.
+        command: the command line that continues, for run.json and for Ctrl-C.
+        say: function of a line.
+
+    Returns:
+        Whether the run is finished (False: stopped by Ctrl-C, and can go on).
+    """
+    keras.utils.set_random_seed(asked.seed)
+    keras.config.set_dtype_policy(asked.precision)
+    recipe = asked.course
+    if not recipe.epochs:
+        return _show(asked, data, run, command=command, say=say)
+    steps_per_epoch = pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
+    model = _model(asked, data, run, steps_per_epoch)
+    start = int(model.step.numpy())
+    run.cut_metrics(start)
+    record = _record(asked, data, command) | _describe(model.network, model)
+    earlier = run.read() if run.exists() else {}
+    run.write({**record, "status": "running", "figures": earlier.get("figures", [])})
+    finished = _train(asked, data, run, model, steps_per_epoch, say)
+    if not finished:
+        run.update(status="interrupted", steps=int(model.step.numpy()))
+        say(f"stopped at step {int(model.step.numpy())}; to go on: {command}")
+        return False
+    with replacing(run.model) as path:
+        model.save(path)
+    run.update(**_outcome(run, model))
+    return True
+
+
+def _show(asked, data, run, *, command, say):
+    """A part that trains nothing: its figures alone."""
+    recipe, network = asked.course, None
+    if "architecture" in recipe.final_figures:
+        network = _network(asked, data)
+        network.summary(print_fn=lambda text, **_: say(text), line_length=100)
+    scene = illustrate.Scene(None, network, data, recipe, run)
+    drawn = illustrate.draw(scene, recipe.final_figures, say=say)
+    described = _describe(network) if network else {}
+    run.write(
+        {**_record(asked, data, command), **described, "status": "finished", "figures": drawn}
+    )
+    return True
+
+
+def _network(asked, data):
+    recipe = asked.course
+    return nn.unet(
+        width=asked.width,
+        num_classes=data.num_classes if recipe.num_classes else None,
+        conditioning=recipe.conditioning,
+        image_shape=data.image_shape,
+    )
+
+
+def _model(asked, data, run, steps_per_epoch):
+    """The newest checkpoint, or a new model."""
+    found = run.checkpoint_files()
+    if found:
+        return keras.models.load_model(found[-1])
+    recipe = asked.course
+    model = DiffusionModel(
+        _network(asked, data),
+        schedules.from_config(recipe.schedule),
+        prediction=recipe.prediction,
+        ema_decay=asked.ema_decay,
+        seed=asked.seed,
+    )
+    rate = recipe.learning_rate
+    if recipe.decays:
+        rate = keras.optimizers.schedules.ExponentialDecay(
+            rate, steps_per_epoch, 0.1 ** (1 / asked.epochs), staircase=True
+        )
+    xla = {"auto": "auto", "on": True, "off": False}[asked.xla]
+    if xla is True:
+        model.supports_jit = True
+    model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=xla)
+    return model
+
+
+def _train(asked, data, run, model, steps_per_epoch, say):
+    """Runs `model.fit` up to the last epoch; whether it got there."""
+    recipe, count = asked.course, len(data.x_train)
+    start, total = int(model.step.numpy()), asked.epochs * steps_per_epoch
+
+    def batch_sizes(step):
+        last = step % steps_per_epoch == steps_per_epoch - 1
+        return count - (steps_per_epoch - 1) * asked.batch_size if last else asked.batch_size
+
+    def rate_at(step):
+        return recipe.learning_rate_at(step, steps_per_epoch=steps_per_epoch, epochs=asked.epochs)
+
+    def finish_epoch(epoch, model):
+        _finish_epoch(asked, data, run, model, epoch, say=progress.bar.write)
+
+    done = start // steps_per_epoch * count + start % steps_per_epoch * asked.batch_size
+    metrics = callbacks.MetricsCSV(
+        run, steps_per_epoch=steps_per_epoch, learning_rate_at=rate_at, batch_sizes=batch_sizes
+    )
+    progress = callbacks.Progress(
+        total_images=asked.epochs * count, start=done, metrics=metrics, batch_sizes=batch_sizes
+    )
+    checkpoints = callbacks.Checkpoints(run, steps_per_epoch=steps_per_epoch, metrics=metrics)
+    estimate = callbacks.TimeEstimate(
+        steps=total - start, width=asked.width, has_gpu=_has_gpu(), say=progress.bar.write
+    )
+    stop = callbacks.CleanStop()
+    every = callbacks.AtEpochs(
+        finish_epoch, epochs=range(1, asked.epochs + 1), steps_per_epoch=steps_per_epoch
+    )
+    chain = [metrics, progress, estimate, checkpoints, every, stop]
+    try:
+        _fit_rest(asked, data, model, steps_per_epoch, chain)
+        if int(model.step.numpy()) < total:
+            checkpoints.save()
+    finally:
+        stop.restore()
+        progress.close()
+    return int(model.step.numpy()) >= total
+
+
+def _fit_rest(asked, data, model, steps_per_epoch, chain):
+    """`model.fit` from the model's step on: the rest of an epoch that was begun, then whole epochs."""
+
+    def fit(first, last, steps):
+        batches = pipeline.training_batches(
+            data.x_train,
+            data.y_train,
+            batch_size=asked.batch_size,
+            seed=asked.seed,
+            start_step=int(model.step.numpy()),
+        )
+        model.fit(
+            batches,
+            initial_epoch=first,
+            epochs=last,
+            steps_per_epoch=steps,
+            callbacks=chain,
+            shuffle=False,  # the pipeline has done it
+            verbose=0,
+        )
+        return not model.stop_training
+
+    epoch, begun = divmod(int(model.step.numpy()), steps_per_epoch)
+    going = True
+    if begun:
+        going = fit(epoch, epoch + 1, steps_per_epoch - begun)
+        epoch += 1
+    if going and epoch < asked.epochs:
+        fit(epoch, asked.epochs, steps_per_epoch)
+
+
+def _finish_epoch(asked, data, run, model, epoch, *, say):
+    """Says the epoch's loss and draws what the part owes at this epoch."""
+    recipe, last = asked.course, epoch == asked.epochs
+    losses = [row["loss"] for row in run.read_metrics() if row["epoch"] == epoch]
+    say(
+        f"epoch {epoch}: mean loss {np.mean(losses):.4f}, of its last 100 steps {np.mean(losses[-100:]):.4f}"
+    )
+    names = list(recipe.figures) if last or epoch in recipe.figure_epochs else []
+    names += [*recipe.final_figures, "loss"] if last else []
+    if not names:
+        return
+    scene = illustrate.Scene(model, model.network, data, recipe, run, epoch)
+    drawn = illustrate.draw(scene, names, say=say)
+    files = {entry["file"] for entry in drawn}
+    before = [entry for entry in run.read()["figures"] if entry["file"] not in files]
+    run.update(figures=before + drawn)
+
+
+def _record(asked, data, command):
+    return {
+        "title": asked.course.title,
+        "parts": list(asked.course.parts),
+        "settings": settings.to_json(asked),
+        "data": data.identity(),
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "gpus": len(tf.config.list_physical_devices("GPU")),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def _describe(network, model=None):
+    described = {"parameters": sum(int(np.prod(w.shape)) for w in network.trainable_weights)}
+    if model is not None:
+        described |= {
+            "schedule": model.schedule.to_config(),
+            "prediction": model.prediction,
+            "ema_decay": model.ema_decay,
+            "label_dropout": model.label_dropout,
+            "optimizer": keras.saving.serialize_keras_object(model.optimizer),
+        }
+    return described
+
+
+def _outcome(run, model):
+    """What the finished run came to: losses of each epoch and the time that its steps took."""
+    rows, epochs = run.read_metrics(), []
+    for epoch in sorted({row["epoch"] for row in rows}):
+        losses = [row["loss"] for row in rows if row["epoch"] == epoch]
+        epochs.append(
+            {
+                "epoch": epoch,
+                "mean_loss": float(np.mean(losses)),
+                "mean_loss_of_last_100_steps": float(np.mean(losses[-100:])),
+                "median_images_per_second": float(
+                    np.median([row["images_per_second"] for row in rows if row["epoch"] == epoch])
+                ),
+            }
+        )
+    return {
+        "status": "finished",
+        "steps": int(model.step.numpy()),
+        "epochs": epochs,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _versions():
+    versions = {"keras_diffusion": keras_diffusion.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _has_gpu():
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -1,0 +1,336 @@
+"""The figures that the course's parts owe: what is computed for each, and under which name it is saved.
+
+A figure is a function of a `Scene`; `course.RECIPES` names the functions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_diffusion import course, figures, noise, predictions
+from keras_diffusion.data import ImageData
+from keras_diffusion.runs import Run
+
+_SEED = 0  # of every picture: the same noise at every epoch, so that pictures can be compared
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What figures are drawn from.
+
+    Attributes:
+        model: `DiffusionModel`, or None for a part without training.
+        network: `keras.Model`, or None.
+        data: images.
+        recipe: `course.Recipe`.
+        run: where to draw.
+        epoch: epochs done.
+    """
+
+    model: object
+    network: object
+    data: ImageData
+    recipe: course.Recipe
+    run: Run
+    epoch: int = 0
+
+    def path(self, name):
+        """Path of a figure."""
+        return self.run.figures / name
+
+
+def draw(scene, names, *, say=lambda line: None):
+    """Draws figures by name.
+
+    Returns:
+        A list of dicts for run.json: `file`, `part`, `epoch`, `caption`.
+    """
+    drawn = []
+    for name in names:
+        say(f"drawing {name.replace('_', ' ')} ...")
+        drawn += _FIGURES[name](scene)
+    return drawn
+
+
+def _entry(file, part, epoch, caption):
+    return {"file": f"figures/{file}", "part": part, "epoch": epoch, "caption": caption}
+
+
+def _unit(images):
+    return images.astype(np.float32) / 255.0
+
+
+def _eps(count, shape, *, draw=0):
+    return noise.normal(
+        noise.image_keys(_SEED, np.zeros(count, int), np.arange(count)), draw=draw, shape=shape
+    )
+
+
+def _test_digits(data):
+    """The first test image of each class: float32 [K, H, W, C]."""
+    firsts = [
+        int(np.argmax(data.y_test == k))
+        for k in range(data.num_classes)
+        if (data.y_test == k).any()
+    ]
+    return _unit(data.x_test[firsts])
+
+
+def architecture(scene):
+    """1.1, 2.1, 2.4: the network's stages with their shapes, and its parameter count."""
+    network, title = scene.network, scene.recipe.title
+    count = sum(int(np.prod(w.shape)) for w in network.trainable_weights)
+    figures.architecture(
+        scene.path("architecture.png"),
+        stages(network),
+        title=f"{title}, D = {network.get_layer('enter_conv1').output.shape[-1]}",
+        footnote=f"{count:,} trainable parameters",
+    )
+    part = {"1": "1.1", "2": "2.4" if "label" in network.input else "2.1"}[scene.recipe.parts[0][0]]
+    return [
+        _entry("architecture.png", part, scene.epoch, f"The UNet, {count:,} trainable parameters")
+    ]
+
+
+def stages(network):
+    """The stages of a network that `unet` built, for `figures.architecture`."""
+    shapes = {"x": tuple(network.input["x"].shape[1:])}
+    found = [figures.Stage("x", "input", shapes["x"])]
+
+    def stage(name, operation, layer, *inputs):
+        shape = tuple(network.get_layer(layer).output.shape[1:])
+        found.append(figures.Stage(name, operation, shape, inputs))
+
+    def conditioned(name, place):
+        """The stage behind the conditioning at a place: `name` itself where there is none."""
+        vectors = [v for v in ("c", "t") if any(x.name == f"{v}{place}" for x in network.layers)]
+        if not vectors:
+            return name
+        for vector in vectors:
+            source, size = {"c": ("label", "classes"), "t": ("t", "t/T")}[vector]
+            width = network.get_layer(f"{vector}{place}").output.shape[-1]
+            found.append(
+                figures.Stage(f"{vector}{place}", f"{vector}{place} = FC({size})", (width,))
+            )
+        formula = _formula(network, place, vectors)
+        shape = next(s.shape for s in found if s.name == name)
+        inputs = (name, *(f"{vector}{place}" for vector in vectors))
+        found.append(figures.Stage(f"conditioned{place}", formula, shape, inputs))
+        return f"conditioned{place}"
+
+    stage("enter", "ConvBlock", "enter_conv2_gelu", "x")
+    stage("down1", "DownBlock", "down1_conv2_gelu", "enter")
+    stage("down2", "DownBlock", "down2_conv2_gelu", "down1")
+    stage("flatten", "Flatten", "flatten_gelu", "down2")
+    stage("unflatten", "Unflatten", "unflatten_gelu", "flatten")
+    stage("up1", "concat, UpBlock", "up1_conv2_gelu", conditioned("unflatten", 1), "down2")
+    stage("up2", "concat, UpBlock", "up2_conv2_gelu", conditioned("up1", 2), "down1")
+    stage("leave", "concat, ConvBlock", "leave_conv2_gelu", "up2", "enter")
+    stage("out", "Conv 3×3", "out", "leave")
+    return found
+
+
+def _formula(network, place, vectors):
+    """How the conditioning enters, read off the layers: "c1·h + t1", "h + t1" or "h · t1"."""
+    if "c" in vectors:
+        return f"c{place}·h + t{place}"
+    users = [node.operation for node in network.get_layer(f"t{place}")._outbound_nodes]
+    multiplied = any("multiply" in operation.name for operation in users)
+    return f"h · t{place}" if multiplied else f"h + t{place}"
+
+
+def noising(scene):
+    """1.2: z = x + sigma*eps for the seven sigmas."""
+    x = _test_digits(scene.data)[:5]
+    eps = _eps(len(x), x.shape[1:])
+    grid = np.stack([x + sigma * eps for sigma in course.SIGMAS], axis=1)
+    figures.image_grid(
+        scene.path("noising.png"),
+        grid,
+        column_labels=[f"σ = {sigma:g}" for sigma in course.SIGMAS],
+        title="z = x + σ ε",
+    )
+    return [_entry("noising.png", "1.2", scene.epoch, "Test digits at seven noise levels")]
+
+
+def denoised(scene):
+    """1.2.1 and 1.2.3: clean, noisy and denoised test digits; for pure noise the mean training image beside them."""
+    alpha, sigma = scene.model.schedule.alpha[1], scene.model.schedule.sigma[1]
+    x = _test_digits(scene.data)
+    z = (alpha * x + sigma * _eps(len(x), x.shape[1:])).astype(np.float32)
+    rows, labels = [z, _denoise(scene.model, z)], ["noisy", "denoised"]
+    if alpha > 0:
+        rows, labels = [x, *rows], ["clean", *labels]
+    else:
+        mean = _unit(scene.data.x_train.mean(axis=0))
+        rows, labels = [*rows, np.broadcast_to(mean, x.shape)], ["noise", "output", "mean image"]
+    file = f"denoised_epoch_{scene.epoch:03d}.png"
+    figures.image_grid(
+        scene.path(file),
+        np.stack(rows),
+        row_labels=labels,
+        title=f"{scene.recipe.title}, epoch {scene.epoch}",
+    )
+    caption = f"Test digits after epoch {scene.epoch}: {', '.join(labels)}"
+    return [_entry(file, scene.recipe.parts[0], scene.epoch, caption)]
+
+
+def out_of_distribution(scene):
+    """1.2.2: one test digit, denoised at all seven sigmas by the network trained at one of them."""
+    x = _test_digits(scene.data)[7:8]
+    eps = _eps(1, x.shape[1:])
+    z = np.concatenate([x + sigma * eps for sigma in course.SIGMAS]).astype(np.float32)
+    figures.image_grid(
+        scene.path("out_of_distribution.png"),
+        np.stack([z, _denoise(scene.model, z)]),
+        row_labels=["noisy", "denoised"],
+        column_labels=[f"σ = {sigma:g}" for sigma in course.SIGMAS],
+        title=f"trained at σ = {scene.model.schedule.sigma[1]:g}, epoch {scene.epoch}",
+    )
+    return [
+        _entry(
+            "out_of_distribution.png",
+            "1.2.2",
+            scene.epoch,
+            "The same digit denoised at seven noise levels",
+        )
+    ]
+
+
+def _denoise(model, z):
+    count = len(z)
+    return model.denoise(z, np.ones(count, np.float32), np.zeros(count, np.int32)).numpy()
+
+
+def one_step(scene):
+    """2.2 and 2.5: training images, noised to ten times and denoised in one step."""
+    model, count = scene.model, 10
+    steps = model.schedule.num_train_steps
+    t = np.round(np.linspace(1, steps, count + 1)[1:])
+    x, label = _unit(scene.data.x_train[:count]), scene.data.y_train[:count].astype(np.int32)
+    alpha, sigma = (value[:, None, None, None] for value in model.schedule.at(t))
+    xt = (alpha * x + sigma * _eps(count, x.shape[1:])).astype(np.float32)
+    out = model.denoise(xt, (t / steps).astype(np.float32), label).numpy()
+    p, q = predictions.to_x0(model.prediction, alpha, sigma)
+    file = f"one_step_epoch_{scene.epoch:03d}.png"
+    figures.image_grid(
+        scene.path(file),
+        np.stack([x, xt, p * xt + q * out]),
+        row_labels=["clean", "noisy", "denoised"],
+        column_labels=[f"t = {time:.0f}" for time in t],
+        title=f"training images denoised in one step, epoch {scene.epoch}",
+    )
+    return [
+        _entry(file, scene.recipe.parts[0], scene.epoch, "Training images denoised in one step")
+    ]
+
+
+def _sample(scene, labels, **options):
+    return scene.model.sample(
+        labels=labels, seed=_SEED, **{**dict(scene.recipe.sampling), **options}
+    )
+
+
+def _sample_labels(scene, rows=4, columns=10):
+    """Labels of a grid in column-major order: a class a column, or none."""
+    classes = scene.model.num_classes
+    return np.repeat(np.arange(columns) if classes else np.zeros(columns, int), rows)
+
+
+def _grid(images, rows=4):
+    """[N, ...] in column-major order -> [rows, columns, ...]."""
+    return np.swapaxes(images.reshape(-1, rows, *images.shape[1:]), 0, 1)
+
+
+def _class_names(scene):
+    return list(scene.data.class_names) if scene.model.num_classes else None
+
+
+def samples(scene):
+    """2.3 and 2.6: images drawn from noise, four of each class."""
+    images = _sample(scene, _sample_labels(scene))
+    file = f"samples_epoch_{scene.epoch:03d}.png"
+    guided = ", γ = 5" if scene.model.num_classes else ""
+    figures.image_grid(
+        scene.path(file),
+        _grid(images),
+        column_labels=_class_names(scene),
+        title=f"samples, epoch {scene.epoch}{guided}",
+    )
+    return [
+        _entry(
+            file, scene.recipe.parts[-1], scene.epoch, f"Samples after epoch {scene.epoch}{guided}"
+        )
+    ]
+
+
+def guidance(scene):
+    """2.6: guidance scales 0, 5 and 10 from the same noise."""
+    scales, each = (0.0, 5.0, 10.0), 2
+    labels = _sample_labels(scene, rows=each)
+    grid = [_grid(_sample(scene, labels, guidance_scale=scale), rows=each) for scale in scales]
+    file = f"guidance_epoch_{scene.epoch:03d}.png"
+    figures.image_grid(
+        scene.path(file),
+        np.concatenate(grid),
+        row_labels=[text for scale in scales for text in [f"γ = {scale:g}"] + [""] * (each - 1)],
+        column_labels=_class_names(scene),
+        title=f"guidance scales, epoch {scene.epoch}",
+    )
+    return [
+        _entry(
+            file, "2.6", scene.epoch, "Guidance scales 0 (no class), 5 and 10 from the same noise"
+        )
+    ]
+
+
+def animation(scene):
+    """2.3 and 2.6: the estimate of x0 on the way from noise to image."""
+    _, estimates = _sample(scene, _sample_labels(scene, rows=2), trajectory=True)
+    every = max(1, len(estimates) // 40)
+    shown = np.concatenate([estimates[:-1:every], estimates[-1:]])
+    figures.animation(scene.path("sampling.gif"), np.stack([_grid(x, rows=2) for x in shown]))
+    return [
+        _entry(
+            "sampling.gif",
+            scene.recipe.parts[-1],
+            scene.epoch,
+            "Estimates of the image while sampling",
+        )
+    ]
+
+
+def loss(scene):
+    """Loss per step with the epochs' ends."""
+    rows = scene.run.read_metrics()
+    ends = [
+        row["step"]
+        for row, after in zip(rows, rows[1:], strict=False)
+        if row["epoch"] != after["epoch"]
+    ]
+    staff = scene.recipe.staff_loss
+    figures.loss_curve(
+        scene.path("loss.png"),
+        [row["step"] for row in rows],
+        [row["loss"] for row in rows],
+        epoch_ends=[*ends, rows[-1]["step"]],
+        title=f"{scene.recipe.title}: training loss",
+        reference=None if staff is None else (staff, "course staff, final"),
+    )
+    return [_entry("loss.png", scene.recipe.parts[0], scene.epoch, "Training loss per step")]
+
+
+_FIGURES = {
+    figure.__name__: figure
+    for figure in (
+        architecture,
+        noising,
+        denoised,
+        out_of_distribution,
+        one_step,
+        samples,
+        guidance,
+        animation,
+        loss,
+    )
+}

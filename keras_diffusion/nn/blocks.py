@@ -1,0 +1,236 @@
+"""The course's blocks: convolution, batch normalisation, GELU.
+
+Each function takes a Keras tensor and returns one; D, the channel count, is `width`.
+Initial weights are PyTorch's defaults, uniform in +-1/sqrt(fan_in), because the course's figures were made with them.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+_PACKAGE = "keras_diffusion"
+
+
+def _phi(u):
+    """Cumulative distribution of the standard normal. Not `erfc`: tf2onnx has no converter for that."""
+    return 0.5 * (1.0 + tf.math.erf(u * math.sqrt(0.5)))
+
+
+# XLA turns each of these chains of pointwise operations into one pass over memory.
+@tf.function(jit_compile=True)
+def _gelu_forward(x):
+    u = tf.cast(x, tf.float32)
+    return tf.cast(u * _phi(u), x.dtype)
+
+
+@tf.function(jit_compile=True)
+def _gelu_backward(x, dy):
+    u = tf.cast(x, tf.float32)
+    density = tf.exp(-0.5 * u * u) * math.sqrt(0.5 / math.pi)
+    return tf.cast(tf.cast(dy, tf.float32) * (_phi(u) + u * density), x.dtype)
+
+
+@tf.custom_gradient
+def _gelu(x):
+    return _gelu_forward(x), lambda dy: _gelu_backward(x, dy)
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+def gelu(x):
+    """Exact GELU, x * Phi(x), as one compiled pass each way.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        Tensor like `x`.
+
+    Reference: Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
+    """
+    return _gelu(tf.convert_to_tensor(x))
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class BatchNorm(keras.layers.Layer):
+    """Batch normalisation over all axes but the last, by TensorFlow's fused kernel, as PyTorch's `BatchNorm2d` does it.
+
+    It also owns the bias of the convolution before it. Subtracting the batch mean cancels that bias while training, so
+    it takes part only where it shows: in the moving mean, hence in inference. The weight exists (the parameter counts
+    are the course's), its gradient is exactly zero, and no pass over memory is spent on it.
+
+    Args:
+        momentum: weight of the old moving statistics; 0.9 is PyTorch's 0.1.
+        epsilon: added to the variance.
+        bias_initializer: initial value of the convolution's bias.
+
+    Reference: Ioffe & Szegedy 2015.
+    """
+
+    def __init__(self, *, momentum=0.9, epsilon=1e-5, bias_initializer="zeros", **kwargs):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
+    def build(self, input_shape):
+        def add(name, initializer, trainable):
+            return self.add_weight(
+                shape=(input_shape[-1],),
+                initializer=initializer,
+                trainable=trainable,
+                dtype="float32",
+                autocast=False,  # the fused kernel wants float32 statistics beside half-precision data
+                name=name,
+            )
+
+        self.bias = add("bias", self.bias_initializer, True)
+        self.gamma = add("gamma", "ones", True)
+        self.beta = add("beta", "zeros", True)
+        self.moving_mean = add("moving_mean", "zeros", False)
+        self.moving_variance = add("moving_variance", "ones", False)
+
+    def call(self, x, training=False):
+        gamma, bias = self.gamma.value, self.bias.value
+        if not training:
+            mean = self.moving_mean.value - bias
+            return self._fused(x, gamma, self.beta.value, mean, self.moving_variance.value)[0]
+        beta = self.beta.value + 0.0 * bias  # a zero gradient instead of none
+        none = tf.zeros([0])
+        y, mean, variance = self._fused(x, gamma, beta, none, none, is_training=True)
+        self._move(self.moving_mean, tf.stop_gradient(mean) + bias)
+        self._move(self.moving_variance, tf.stop_gradient(variance))
+        return y
+
+    def _fused(self, x, gamma, beta, mean, variance, is_training=False):
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=mean,
+            variance=variance,
+            epsilon=self.epsilon,
+            is_training=is_training,
+        )[:3]
+
+    def _move(self, moving, batch):
+        moving.assign(self.momentum * moving.value + (1.0 - self.momentum) * batch)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class OneHot(keras.layers.Layer):
+    """Class numbers to one-hot vectors: int [N] -> float32 [N, num_classes]. `num_classes` itself gives zeros: no class."""
+
+    def __init__(self, num_classes, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+
+    def call(self, label):
+        return tf.one_hot(label, self.num_classes, dtype=self.compute_dtype)
+
+    def compute_output_spec(self, label):
+        return keras.KerasTensor((*label.shape, self.num_classes), dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def uniform(fan_in):
+    """PyTorch's initial values."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return keras.initializers.RandomUniform(-bound, bound)
+
+
+def _norm_gelu(x, fan_in, name):
+    x = BatchNorm(bias_initializer=uniform(fan_in), name=f"{name}_bn")(x)
+    return keras.layers.Activation(gelu, name=f"{name}_gelu")(x)
+
+
+def conv(x, width, *, name):
+    """Conv2d(3, 1, 1) + BN + GELU: [N, H, W, C] -> [N, H, W, width]."""
+    fan_in = 9 * x.shape[-1]
+    layer = keras.layers.Conv2D(
+        width, 3, padding="same", use_bias=False, kernel_initializer=uniform(fan_in), name=name
+    )
+    return _norm_gelu(layer(x), fan_in, name)
+
+
+def down_conv(x, width, *, name):
+    """Conv2d(3, 2, 1) + BN + GELU: [N, H, W, C] -> [N, H/2, W/2, width]."""
+    fan_in = 9 * x.shape[-1]
+    # "same" would pad an even side only at its end. Of a symmetric padding by one, the kernel never reaches the end.
+    x = keras.layers.ZeroPadding2D(((1, 0), (1, 0)), name=f"{name}_pad")(x)
+    layer = keras.layers.Conv2D(
+        width, 3, strides=2, use_bias=False, kernel_initializer=uniform(fan_in), name=name
+    )
+    return _norm_gelu(layer(x), fan_in, name)
+
+
+def up_conv(x, width, *, name):
+    """ConvTranspose2d(4, 2, 1) + BN + GELU: [N, H, W, C] -> [N, 2H, 2W, width]."""
+    return _transposed(x, width, kernel=4, strides=2, padding="same", name=name)
+
+
+def flatten(x, *, name):
+    """Average over the whole image, then GELU: [N, H, W, C] -> [N, 1, 1, C]."""
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
+    return keras.layers.Activation(gelu, name=f"{name}_gelu")(x)
+
+
+def unflatten(x, size, *, name):
+    """ConvTranspose2d(size, size, 0) + BN + GELU: [N, 1, 1, C] -> [N, *size, C]."""
+    return _transposed(x, x.shape[-1], kernel=size, strides=size, padding="valid", name=name)
+
+
+def _transposed(x, width, *, kernel, strides, padding, name):
+    height, length = (kernel, kernel) if isinstance(kernel, int) else kernel
+    fan_in = height * length * width  # PyTorch counts the outputs of a transposed convolution
+    layer = keras.layers.Conv2DTranspose(
+        width,
+        kernel,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=uniform(fan_in),
+        name=name,
+    )
+    return _norm_gelu(layer(x), fan_in, name)
+
+
+def conv_block(x, width, *, name):
+    """Conv, Conv."""
+    return conv(conv(x, width, name=f"{name}_conv1"), width, name=f"{name}_conv2")
+
+
+def down_block(x, width, *, name):
+    """DownConv, ConvBlock: halves both sides."""
+    return conv_block(down_conv(x, width, name=f"{name}_down"), width, name=name)
+
+
+def up_block(x, width, *, name):
+    """UpConv, ConvBlock: doubles both sides."""
+    return conv_block(up_conv(x, width, name=f"{name}_up"), width, name=name)
+
+
+def fc_block(x, width, *, name):
+    """Linear, GELU, Linear: [N, C] -> [N, 1, 1, width], ready to broadcast over an image."""
+
+    def linear(x, name):
+        init = uniform(x.shape[-1])
+        return keras.layers.Dense(width, kernel_initializer=init, bias_initializer=init, name=name)(
+            x
+        )
+
+    x = keras.layers.Activation(gelu, name=f"{name}_gelu")(linear(x, f"{name}_linear1"))
+    return keras.layers.Reshape((1, 1, width), name=name)(linear(x, f"{name}_linear2"))

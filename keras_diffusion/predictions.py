@@ -1,0 +1,46 @@
+"""What a network predicts, as one row (m, n): out = m*x0 + n*eps.
+
+Operators only: the arguments may be floats, NumPy arrays or tensors of any framework.
+"""
+
+_ROWS = {
+    "eps": lambda alpha, sigma: (0.0, 1.0),
+    "x0": lambda alpha, sigma: (1.0, 0.0),
+    "v": lambda alpha, sigma: (-sigma, alpha),
+    "flow": lambda alpha, sigma: (1.0, -1.0),
+}
+NAMES = tuple(_ROWS)
+
+
+def row(name, alpha, sigma):
+    """(m, n) of `out = m*x0 + n*eps`.
+
+    Args:
+        name: "eps" (Ho et al. 2020), "x0", "v" (Salimans & Ho 2022, sign as in alpha*eps - sigma*x0) or "flow" (the
+            velocity x0 - eps of Liu et al. 2022, in the course's direction, from noise to data).
+        alpha, sigma: the schedule at the times in question.
+
+    Raises:
+        ValueError: where `name` is none of these.
+    """
+    if name not in _ROWS:
+        raise ValueError(f"prediction: expected one of {NAMES}, got {name!r}")
+    return _ROWS[name](alpha, sigma)
+
+
+def target(name, alpha, sigma, *, x0, eps):
+    """What the network is trained to put out for xt = alpha*x0 + sigma*eps; shaped like `x0`."""
+    m, n = row(name, alpha, sigma)
+    return m * x0 + n * eps
+
+
+def to_x0(name, alpha, sigma):
+    """(p, q) of `x0 = p*xt + q*out`: the row and xt = alpha*x0 + sigma*eps, solved for x0.
+
+    Raises:
+        ZeroDivisionError: (floats) where the output and xt don't determine x0, as for eps where alpha = 0. With NumPy
+            arrays the result isn't finite there; `Tableau` refuses such rows.
+    """
+    m, n = row(name, alpha, sigma)
+    determinant = alpha * n - sigma * m
+    return n / determinant, -sigma / determinant

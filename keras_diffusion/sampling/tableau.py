@@ -1,0 +1,113 @@
+"""A sampler's whole plan as a frozen table, one row a network call, and the one step that follows it."""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_diffusion import predictions
+
+
+class Row(NamedTuple):
+    """The coefficients of one call; scalars of any framework."""
+
+    p: float
+    q: float
+    a: float
+    b: float
+    d: float
+    c: float
+
+
+def step(x, x0_before, out, noise, row, clip):
+    """One row of a tableau. Operators only, so it serves NumPy and TensorFlow alike.
+
+    Args:
+        x: the state x_t [N, H, W, C].
+        x0_before: the estimate of x0 in the row before; anything of this shape in the first.
+        out: the network's output for x.
+        noise: standard normal, or anything of this shape where `row.c` is 0.
+        row: `Row`.
+        clip: function that is applied to the estimate of x0.
+
+    Returns:
+        (the next state, the estimate of x0).
+    """
+    x0 = clip(row.p * x + row.q * out)
+    return row.a * x + row.b * x0 + row.d * x0_before + row.c * noise, x0
+
+
+@dataclass(frozen=True, eq=False)
+class Tableau:
+    """S rows of  x0' = clip(p*x + q*out);  x' = a*x + b*x0' + d*x0_before + c*noise.
+
+    Args:
+        t: float64 [S], the time of each call, in (0, T]; the network sees t/T.
+        p, q: float64 [S], prediction x schedule.
+        a, b, d, c: float64 [S], sampler x schedule.
+        num_train_steps: T.
+
+    Raises:
+        ValueError: where the columns' lengths differ, a coefficient isn't finite (the prediction and the schedule
+            don't determine x0 there), or a time lies outside of (0, T].
+    """
+
+    t: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    d: np.ndarray
+    c: np.ndarray
+    num_train_steps: int
+
+    def __post_init__(self):
+        for column in fields(self)[:-1]:
+            value = np.array(getattr(self, column.name), dtype=np.float64)
+            if value.shape != np.shape(self.t) or value.ndim != 1 or value.size == 0:
+                raise ValueError(
+                    f"tableau column {column.name}: expected shape [S] like t {np.shape(self.t)}, got {value.shape}"
+                )
+            if not np.isfinite(value).all():
+                raise ValueError(
+                    f"tableau column {column.name}: not finite in row {int(np.argmin(np.isfinite(value)))}; this "
+                    "prediction can't be sampled from this schedule at that time"
+                )
+            value.setflags(write=False)
+            object.__setattr__(self, column.name, value)
+        if not ((self.t > 0) & (self.t <= self.num_train_steps)).all():
+            raise ValueError(
+                f"tableau: expected times in (0, {self.num_train_steps}], got {self.t}"
+            )
+
+    def __len__(self):
+        return self.t.size
+
+    @property
+    def rows(self):
+        """float64 [S, 6]: p, q, a, b, d, c."""
+        return np.stack([getattr(self, name) for name in Row._fields], axis=-1)
+
+    @property
+    def is_stochastic(self):
+        """Whether any row adds noise."""
+        return bool((self.c != 0).any())
+
+
+def make(schedule, prediction, t, *, a, b, c=None, d=None):
+    """A tableau from a sampler's columns; p and q follow from the prediction."""
+    alpha, sigma = schedule.at(t)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one = np.ones_like(alpha)
+        p, q = predictions.to_x0(prediction, alpha * one, sigma * one)
+    zero = np.zeros_like(alpha)
+    return Tableau(
+        t=t,
+        p=p * one,
+        q=q * one,
+        a=a,
+        b=b,
+        d=zero if d is None else d,
+        c=zero if c is None else c,
+        num_train_steps=schedule.num_train_steps,
+    )

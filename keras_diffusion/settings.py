@@ -1,0 +1,92 @@
+"""What a run was asked to do: the recipe's values with the user's in their place."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from keras_diffusion import course
+from keras_diffusion.errors import UserError
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+XLA = ("auto", "on", "off")
+EMA_DECAY = {"default": 0.999, "course": None}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run's outcome, as it stands in run.json under "settings".
+
+    Attributes:
+        part, edition: of the course.
+        recipe: "course": to the letter. "default": the same with averaged weights for sampling.
+        width, epochs, batch_size: D, number of epochs, images in a step.
+        data: name or file, as given.
+        limit: only so many training images; None for all.
+        seed: of the initial weights and of every draw.
+        xla, precision: how the step is compiled and computed.
+    """
+
+    part: str
+    edition: str = "ddpm"
+    recipe: str = "default"
+    width: int = 64
+    epochs: int = 0
+    batch_size: int = 128
+    data: str = "mnist"
+    limit: int | None = None
+    seed: int = 0
+    xla: str = "auto"
+    precision: str = "float32"
+
+    @property
+    def course(self):
+        """The row of the course's table."""
+        return course.recipe_of(self.part, edition=self.edition)
+
+    @property
+    def ema_decay(self):
+        """Decay of the averaged weights, or None."""
+        return EMA_DECAY[self.recipe]
+
+    @property
+    def folder(self):
+        """Default folder of the run."""
+        flow = "" if self.edition == "ddpm" else f"-{self.edition}"
+        return f"runs/part-{self.course.parts[0]}{flow}"
+
+
+def resolve(given, before=None):
+    """Settings from what the user gave, an earlier run's settings, and the recipe, in this order.
+
+    Args:
+        given: dict; None where the user gave nothing.
+        before: the settings of the run that goes on, as a dict, or None.
+
+    Raises:
+        UserError: where a part or edition is unknown, or a value differs from the earlier run's.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if before is not None:
+        given = {**before, **_checked_against(given, before)}
+    recipe = course.recipe_of(given["part"], edition=given.get("edition", "ddpm"))
+    chosen = {name: getattr(recipe, name) for name in ("width", "epochs", "batch_size")}
+    # A part is known by the part that trains it: 2.6 and 2.5 are one run.
+    return Settings(**{**chosen, **given, "part": recipe.parts[0]})
+
+
+def _checked_against(given, before):
+    recipe = course.recipe_of(
+        given.get("part", before["part"]), edition=given.get("edition", before["edition"])
+    )
+    given = {**given, "part": recipe.parts[0]}
+    for name, value in given.items():
+        if before[name] != value:
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--resume: --{option} was {before[name]} in this run and is {value} now; give the old value or leave it out"
+            )
+    return given
+
+
+def to_json(settings):
+    """Settings as a dict."""
+    return dataclasses.asdict(settings)

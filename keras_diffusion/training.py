@@ -1,0 +1,339 @@
+"""DiffusionModel: a network, a schedule and a prediction as an ordinary Keras model."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_diffusion import compiled, noise, predictions, schedules
+from keras_diffusion.nn import OneHot
+from keras_diffusion.sampling import loop, samplers
+
+_EPS, _TIME, _DROPOUT, _STREAMS = range(4)
+_MAX_NOISE_BYTES = 2**28  # a request that needs more noise than this at once is drawn in chunks
+
+
+@keras.saving.register_keras_serializable(package="keras_diffusion")
+class DiffusionModel(keras.Model):
+    """Trains and samples a diffusion model: DDPM, rectified flow, or the one-step denoiser (T = 1).
+
+    One training step draws a time t and noise eps for each image, forms `xt = alpha*x0 + sigma*eps`, and minimises the
+    mean of `(target - network(xt, t/T, label))²`. Every draw is a pure function of `seed` and the step's number.
+
+    Args:
+        network: functional Keras model on a dict of `x`, and where it has them `t` and `label`, as `unet` builds it.
+        schedule: `Schedule`.
+        prediction: "eps", "x0", "v" or "flow".
+        label_dropout: probability with which an image's class is hidden, for classifier-free guidance.
+        ema_decay: decay of the averaged weights that sampling uses, or None for none. The average covers the moving
+            statistics of BatchNorm, and warms up: step k uses min(ema_decay, (1 + k)/(10 + k)).
+        num_classes: K; None asks the network's `OneHot` layer. 0 without classes.
+        seed: of every random draw of training.
+
+    Example:
+        >>> model = DiffusionModel(unet(width=64, num_classes=10), linear_schedule(300))
+        >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
+        >>> model.fit(images, labels, batch_size=128, epochs=20)
+        >>> model.sample(labels=[0, 1, 2], guidance_scale=5.0)
+
+    Reference: Ho et al. 2020; Ho & Salimans 2022.
+    """
+
+    def __init__(
+        self,
+        network,
+        schedule,
+        *,
+        prediction="eps",
+        label_dropout=0.1,
+        ema_decay=0.999,
+        num_classes=None,
+        seed=0,
+        **kwargs,
+    ):
+        kwargs.setdefault("dtype", network.dtype_policy)
+        super().__init__(**kwargs)
+        self.inputs_used = _input_names(network)
+        self.network = network
+        self.schedule = schedule
+        self.prediction = prediction
+        self.label_dropout = label_dropout
+        self.ema_decay = ema_decay
+        self.num_classes = _count_classes(network) if num_classes is None else num_classes
+        self.seed = seed
+        self._check()
+        self.ema_network = None
+        if ema_decay is not None:
+            self.ema_network = keras.models.clone_model(network)
+            self.ema_network.set_weights(network.get_weights())
+            self.ema_network.trainable = False
+        self.step = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
+        )
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+        # The last batch's own loss: Keras's logs hold the running mean of the epoch.
+        self.batch_loss = tf.Variable(np.nan, dtype=tf.float32, trainable=False)
+        # XLA pays on a GPU; on a CPU the plain graph is faster. Keras's jit_compile="auto" asks this attribute.
+        self.supports_jit = bool(tf.config.list_logical_devices("GPU"))
+        self._sampling_loop = None
+        self.built = True
+
+    def _check(self):
+        predictions.row(self.prediction, 1.0, 0.0)
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout: expected 0..1, got {self.label_dropout}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: expected None or 0 <= decay < 1, got {self.ema_decay}")
+        if self.prediction == "eps" and self.schedule.alpha[-1] == 0:
+            raise ValueError(
+                "prediction: 'eps' can't tell x0 where alpha = 0; use 'x0', 'v' or 'flow'"
+            )
+        if "label" in self.inputs_used and not self.num_classes:
+            raise ValueError(
+                "num_classes: expected the number of classes of a network with labels, got none"
+            )
+
+    @property
+    def image_shape(self):
+        """(H, W, C) of the network's images."""
+        return tuple(self.network.input["x"].shape[1:])
+
+    @property
+    def sampling_network(self):
+        """The network that samples: the averaged one where there is one."""
+        return self.network if self.ema_network is None else self.ema_network
+
+    @property
+    def metrics(self):
+        return [self.loss_tracker]
+
+    def denoise(self, x, t, label, *, network=None, training=False):
+        """Calls a network.
+
+        Args:
+            x: float32 [N, H, W, C], xt.
+            t: float32 [N], t/T.
+            label: int32 [N] in 0..num_classes.
+            network: default: the one that samples.
+            training: whether BatchNorm uses the batch's statistics.
+
+        Returns:
+            float32 [N, H, W, C], the prediction.
+        """
+        network = self.sampling_network if network is None else network
+        inputs = {"x": x, "t": t, "label": label}
+        return network({name: inputs[name] for name in self.inputs_used}, training=training)
+
+    def call(self, inputs, training=False):
+        return self.sampling_network(inputs, training=training)
+
+    def corrupt(self, x0, *, step):
+        """The forward process, with the draws of training step `step`.
+
+        Args:
+            x0: float32 [N, H, W, C] in [0, 1].
+            step: int64 scalar.
+
+        Returns:
+            (xt [N, H, W, C], t/T [N], target [N, H, W, C]).
+        """
+        count, steps = tf.shape(x0)[0], self.schedule.num_train_steps
+        eps = tf.random.stateless_normal(tf.shape(x0), self._key(step, _EPS), alg="philox")
+        if self.schedule.continuous:
+            u = tf.random.stateless_uniform([count], self._key(step, _TIME), alg="philox")
+            t = steps * (1.0 - u)  # in (0, T]
+        else:
+            t = tf.random.stateless_uniform(
+                [count], self._key(step, _TIME), 1, steps + 1, tf.int32, alg="philox"
+            )
+        alpha, sigma = (_look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
+        xt = alpha * x0 + sigma * eps
+        target = predictions.target(self.prediction, alpha, sigma, x0=x0, eps=eps)
+        return xt, tf.cast(t, tf.float32) / steps, target
+
+    def _key(self, step, stream):
+        return tf.stack([tf.constant(self.seed, tf.int64), step * _STREAMS + stream])
+
+    def _hide(self, label, *, step):
+        u = tf.random.stateless_uniform(tf.shape(label), self._key(step, _DROPOUT), alg="philox")
+        return tf.where(u < self.label_dropout, self.num_classes, label)
+
+    def _unpack(self, data):
+        x0, label, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if weight is not None:
+            raise ValueError("fit: expected images and labels, got sample weights too")
+        if not x0.dtype.is_floating:
+            raise ValueError(
+                f"images: expected floats in [0, 1], got {x0.dtype.name}; divide by 255"
+            )
+        if x0.shape.rank != 4 or not x0.shape[1:].is_compatible_with(self.image_shape):
+            raise ValueError(f"images: expected [N, {self.image_shape}], got {tuple(x0.shape)}")
+        if "label" not in self.inputs_used:
+            return tf.cast(x0, tf.float32), tf.zeros(tf.shape(x0)[:1], tf.int32)
+        if label is None:
+            raise ValueError("labels: expected one integer an image, got images alone")
+        return tf.cast(x0, tf.float32), tf.cast(tf.reshape(label, [-1]), tf.int32)
+
+    def _loss(self, network, x0, label, *, step, training):
+        xt, t, target = self.corrupt(x0, step=step)
+        out = self.denoise(xt, t, label, network=network, training=training)
+        return tf.reduce_mean(tf.square(target - out))
+
+    def train_step(self, data):
+        """One optimizer step on a batch: images float [N, H, W, C] in [0, 1], labels int [N]."""
+        x0, label = self._unpack(data)
+        step = self.step.value
+        label = self._hide(label, step=step)
+        with tf.GradientTape() as tape:
+            loss = self._loss(self.network, x0, label, step=step, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.network.trainable_variables
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(scaled, variables), variables, strict=True)
+        )
+        self._average(step)
+        self.step.assign_add(1)
+        self.batch_loss.assign(loss)
+        self.loss_tracker.update_state(loss, sample_weight=tf.shape(x0)[0])
+        return {"loss": self.loss_tracker.result()}
+
+    def test_step(self, data):
+        """The loss of the sampling network on a batch, the same draws in every evaluation."""
+        x0, label = self._unpack(data)
+        # Images seen so far in this evaluation; negative, so that no training step has these draws.
+        step = -1 - tf.cast(self.loss_tracker.count, tf.int64)
+        loss = self._loss(self.sampling_network, x0, label, step=step, training=False)
+        self.loss_tracker.update_state(loss, sample_weight=tf.shape(x0)[0])
+        return {"loss": self.loss_tracker.result()}
+
+    def _average(self, step):
+        if self.ema_network is None:
+            return
+        k = tf.cast(step, tf.float32)
+        rate = 1.0 - tf.minimum(self.ema_decay, (1.0 + k) / (10.0 + k))
+        for average, weight in zip(self.ema_network.weights, self.network.weights, strict=True):
+            average.assign_add(rate * (weight.value - average.value))
+
+    def sample(
+        self,
+        labels=None,
+        *,
+        num_images=None,
+        sampler="ddpm",
+        num_steps=None,
+        guidance_scale=None,
+        seed=0,
+        indices=None,
+        clip=True,
+        trajectory=False,
+        **options,
+    ):
+        """Draws images. The noise of an image depends on (seed, label, its number among those of its label) alone.
+
+        Args:
+            labels: int [N] in 0..num_classes (num_classes: no class); for a network without classes leave it out.
+            num_images: N, in place of labels: images of no class.
+            sampler: "ddpm", "ddim" or "euler"; `options` are its own (`variance`, `eta`).
+            num_steps: S, 1 <= S <= T; None means T.
+            guidance_scale: uncond + scale*(cond - uncond): 1 is off; None means 5 with classes.
+            seed: int in [0, 2^63).
+            indices: int [N] in place of the counted numbers.
+            clip: whether every estimate of x0 is clipped to [0, 1].
+            trajectory: whether to return the estimates of x0 along the way too.
+
+        Returns:
+            float32 array [N, H, W, C] in [0, 1], or (that, estimates [S, N, H, W, C]).
+
+        Raises:
+            ValueError: where an argument is out of range.
+        """
+        labels = self._sample_labels(labels, num_images)
+        plan = samplers.plan(
+            self.schedule, self.prediction, sampler=sampler, num_steps=num_steps, **options
+        )
+        indices = noise.occurrence(labels) if indices is None else np.asarray(indices)
+        scale = float(
+            (5.0 if self.num_classes else 1.0) if guidance_scale is None else guidance_scale
+        )
+        parts = []
+        for chunk in _chunks(len(labels), plan, self.image_shape):
+            keys = noise.image_keys(seed, labels[chunk], indices[chunk])
+            x, steps = loop.draw_noise(plan, keys, self.image_shape)
+            run = self._loop()(
+                plan,
+                x=x,
+                label=labels[chunk],
+                scale=scale,
+                noise=steps,
+                clip=clip,
+                trajectory=trajectory,
+            )
+            parts.append([part.numpy() for part in (run if trajectory else [run])])
+        images = np.concatenate([part[0] for part in parts])
+        return (
+            (images, np.concatenate([part[1] for part in parts], axis=1)) if trajectory else images
+        )
+
+    def _sample_labels(self, labels, num_images):
+        if (labels is None) == (num_images is None):
+            raise ValueError("sample: expected either labels or num_images")
+        if labels is None:
+            if int(num_images) != num_images or num_images < 1:
+                raise ValueError(f"num_images: expected a positive integer, got {num_images}")
+            labels = np.full(num_images, self.num_classes)
+        return loop.check_labels(labels, self.num_classes)
+
+    def _loop(self):
+        if self._sampling_loop is None:
+            self._sampling_loop = compiled.SamplingLoop(
+                self.denoise, null_label=self.num_classes, jit_compile=self.supports_jit
+            )
+        return self._sampling_loop
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "schedule": self.schedule.to_config(),
+            "prediction": self.prediction,
+            "label_dropout": self.label_dropout,
+            "ema_decay": self.ema_decay,
+            "num_classes": self.num_classes,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        network = keras.saving.deserialize_keras_object(
+            config.pop("network"), custom_objects=custom_objects
+        )
+        return cls(network, schedules.from_config(config.pop("schedule")), **config)
+
+
+def _input_names(network):
+    names = set(network.input) if isinstance(getattr(network, "input", None), dict) else set()
+    if not {"x"} <= names <= {"x", "t", "label"}:
+        raise ValueError(
+            f"network: expected a functional Keras model on a dict of x, t and label, got {sorted(names) or network}"
+        )
+    return tuple(name for name in ("x", "t", "label") if name in names)
+
+
+def _count_classes(network):
+    return next((layer.num_classes for layer in network.layers if isinstance(layer, OneHot)), 0)
+
+
+def _look_up(table, t):
+    """A schedule's table at times t [N], as [N, 1, 1, 1]: read at integers, linear between them."""
+    table = tf.constant(table, tf.float32)
+    if t.dtype.is_integer:
+        return tf.gather(table, t)[:, None, None, None]
+    lower = tf.minimum(tf.cast(t, tf.int32), table.shape[0] - 2)
+    low, high = tf.gather(table, lower), tf.gather(table, lower + 1)
+    return (low + (high - low) * (t - tf.cast(lower, tf.float32)))[:, None, None, None]
+
+
+def _chunks(count, plan, image_shape):
+    rows = len(plan) + 1 if plan.is_stochastic else 1
+    size = max(1, _MAX_NOISE_BYTES // (4 * rows * int(np.prod(image_shape))))
+    return [slice(start, start + size) for start in range(0, count, size)]

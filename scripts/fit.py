@@ -1,0 +1,103 @@
+"""Trains a part of the course and draws every figure that it owes.
+
+    python scripts/fit.py --part 2.5 --epochs 20
+
+Parts: 1.1 1.2 1.2.1 1.2.2 1.2.3 2.1 2.2 2.3 2.4 2.5 2.6; parts that share a run share it (2.6 shows samples of 2.5's).
+Writes OUT/run.json, metrics.csv, model.keras, checkpoints/, figures/. Ctrl-C saves; --resume goes on.
+"""
+
+import shlex
+import sys
+
+from keras_diffusion import cli, course, data, runs, settings
+from keras_diffusion.errors import UserError
+
+
+def parse(arguments):
+    """The command line; None where an option wasn't given."""
+    parser = cli.Parser(prog="fit.py", description=__doc__)
+    parser.add_argument("--part", required=True, choices=course.PARTS, metavar="PART")
+    parser.add_argument("--edition", choices=tuple(course.RECIPES), help="of the course (ddpm)")
+    parser.add_argument("--epochs", type=cli.integer(1), help="the recipe's")
+    parser.add_argument(
+        "--width", type=cli.integer(1, 1024), metavar="D", help="channels (the recipe's)"
+    )
+    parser.add_argument("--batch-size", type=cli.integer(1), metavar="B", help="the recipe's")
+    parser.add_argument("--data", help="mnist, fashion_mnist, mnist-5k or FILE.npz (mnist)")
+    parser.add_argument(
+        "--limit", type=cli.integer(1), metavar="N", help="only the first N training images"
+    )
+    parser.add_argument(
+        "--seed", type=cli.integer(0, 2**32 - 1), metavar="S", help="of every draw (0)"
+    )
+    parser.add_argument("--out", help="folder of the run (runs/part-...)")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--force", action="store_true", help="replace a run that is there")
+    parser.add_argument("--xla", choices=settings.XLA, help="auto: on a GPU only (auto)")
+    parser.add_argument("--precision", choices=settings.PRECISIONS, help="(float32)")
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(settings.EMA_DECAY),
+        help="course: to the letter, no averaged weights (default)",
+    )
+    return parser.parse_args(arguments)
+
+
+def open_run(options):
+    """The run folder and its settings, checked before anything is touched."""
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("out", "resume", "force")
+    }
+    asked = settings.resolve(given)
+    run = runs.Run(options.out or asked.folder)
+    if options.resume and options.force:
+        raise UserError("--resume and --force: expected one of them, got both")
+    if options.resume:
+        if not run.exists():
+            raise UserError(f"--resume: expected a run in {run.folder}, found none")
+        before = run.read()
+        asked = settings.resolve(given, before["settings"])
+        if before["status"] == "finished":
+            raise UserError(
+                f"--resume: the run in {run.folder} is finished; --force trains it anew"
+            )
+    elif run.exists() and not options.force:
+        status = run.read()["status"]
+        advice = (
+            "--force replaces it"
+            if status == "finished"
+            else "--resume goes on, --force starts over"
+        )
+        raise UserError(f"the run in {run.folder} is {status}; {advice}")
+    return asked, run
+
+
+def main():
+    options = parse(sys.argv[1:])
+    asked, run = open_run(options)
+    images = data.load(asked.data, notify=print)
+    images = images.limit(asked.limit) if asked.limit else images
+    if options.resume and run.read()["data"]["sha256"] != images.identity()["sha256"]:
+        raise UserError(
+            f"--resume: the data of this run was {run.read()['data']['sha256'][:12]}..., now it is {images.identity()['sha256'][:12]}..."
+        )
+    run.create()
+    if options.force:
+        run.clear()
+    cli.quiet_tensorflow()
+    from keras_diffusion import (
+        fitting,
+    )  # TensorFlow takes seconds to load: only when everything else is in order
+
+    words = [word for word in sys.argv if word not in ("--force", "--resume")]
+    command = shlex.join(["python", *words, "--resume"])
+    if not fitting.fit(asked, images, run, command=command):
+        return cli.INTERRUPTED
+    print(f"run:     {run.folder}\nfigures: {run.figures}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

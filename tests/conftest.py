@@ -1,0 +1,68 @@
+"""What the tests share. Nothing here imports TensorFlow before a test asks for it: some tests run with NumPy alone."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+IMAGE_SHAPE = (8, 8, 1)  # the smallest that the UNet still halves twice to more than one pixel
+NUM_CLASSES = 3
+
+
+@pytest.fixture(scope="session")
+def repo():
+    """The folder that has `keras_diffusion` in it, for tests that start another Python."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def images():
+    """24 images [24, 8, 8, 1] in [0, 1], a bright square on black, with labels: its column."""
+    rng = np.random.default_rng(0)
+    x0 = np.zeros((24, *IMAGE_SHAPE), np.float32)
+    labels = np.arange(24) % NUM_CLASSES
+    for image, label in zip(x0, labels, strict=True):
+        row = rng.integers(0, 5)
+        image[row : row + 3, 2 * label : 2 * label + 3] = rng.uniform(0.5, 1)
+    return x0, labels.astype(np.int32)
+
+
+@pytest.fixture(scope="session")
+def class_network():
+    """A small UNet with classes and nothing left at its initial value; tests don't change its weights."""
+    return make_unet(num_classes=NUM_CLASSES)
+
+
+def make_unet(*, seed=0, **arguments):
+    """A UNet of width 8 on small images, weights drawn from `seed`, BatchNorm's statistics and biases not trivial."""
+    from keras_diffusion import nn
+
+    network = nn.unet(**{"width": 8, "image_shape": IMAGE_SHAPE, **arguments})
+    return roughen(network, seed=seed)
+
+
+def roughen(network, *, seed=0):
+    """Gives every vector of a network (biases, gamma, beta, moving statistics) values that a mistake would show in."""
+    rng = np.random.default_rng(seed)
+    for layer in network.layers:
+        for variable in layer.weights:
+            shape = variable.shape
+            if len(shape) > 1:
+                bound = 1.5 / np.sqrt(np.prod(shape[:-1]))
+                variable.assign(rng.uniform(-bound, bound, shape))
+            elif variable.name in ("gamma", "moving_variance"):
+                variable.assign(rng.uniform(0.5, 1.5, shape))
+            else:
+                variable.assign(rng.normal(0, 0.3, shape))
+    return network
+
+
+def one_line(error):
+    """The message of a `pytest.raises`, which must be a single line."""
+    message = str(error.value)
+    assert "\n" not in message, message
+    return message

@@ -1,0 +1,60 @@
+"""Predictions: each by its own equation, and the inverse inverts."""
+
+import numpy as np
+import pytest
+from conftest import one_line
+
+from keras_diffusion import predictions
+
+# out, written as in its paper.
+FORMULAS = {
+    "eps": lambda alpha, sigma, x0, eps: eps,
+    "x0": lambda alpha, sigma, x0, eps: x0,
+    "v": lambda alpha, sigma, x0, eps: alpha * eps - sigma * x0,
+    "flow": lambda alpha, sigma, x0, eps: x0 - eps,
+}
+
+
+def draw():
+    rng = np.random.default_rng(0)
+    alpha, sigma = rng.uniform(0.1, 1.5, (2, 200, 1))  # any pair, not only variance-preserving ones
+    x0, eps = rng.normal(size=(2, 200, 5))
+    return alpha, sigma, x0, eps
+
+
+def test_every_prediction_has_a_formula_here():
+    assert set(FORMULAS) == set(predictions.NAMES)
+
+
+@pytest.mark.parametrize("name", predictions.NAMES)
+def test_target_is_the_papers(name):
+    alpha, sigma, x0, eps = draw()
+    out = predictions.target(name, alpha, sigma, x0=x0, eps=eps)
+    np.testing.assert_allclose(out, FORMULAS[name](alpha, sigma, x0, eps), atol=1e-15)
+
+
+@pytest.mark.parametrize("name", predictions.NAMES)
+def test_to_x0_inverts_target(name):
+    alpha, sigma, x0, eps = draw()
+    out = predictions.target(name, alpha, sigma, x0=x0, eps=eps)
+    p, q = predictions.to_x0(name, alpha, sigma)
+    np.testing.assert_allclose(p * (alpha * x0 + sigma * eps) + q * out, x0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["x0", "v", "flow"])
+def test_pure_noise_is_no_obstacle(name):
+    p, q = predictions.to_x0(name, 0.0, 1.0)
+    x0, eps = 0.3, -0.7
+    out = predictions.target(name, 0.0, 1.0, x0=x0, eps=eps)
+    assert abs(p * eps + q * out - x0) < 1e-15
+
+
+def test_eps_says_nothing_about_pure_noise():
+    with pytest.raises(ZeroDivisionError):
+        predictions.to_x0("eps", 0.0, 1.0)
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="prediction: expected one of .* got 'score'") as error:
+        predictions.target("score", 1.0, 1.0, x0=0.0, eps=0.0)
+    one_line(error)

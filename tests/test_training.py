@@ -1,0 +1,650 @@
+"""DiffusionModel: what a step computes, what is remembered, and what sampling uses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line, roughen
+
+from keras_diffusion import nn, sampling, schedules, training
+from keras_diffusion.nn import blocks
+from keras_diffusion.training import DiffusionModel
+
+LINEAR = schedules.linear_schedule(300)
+FLOW = schedules.flow_schedule(300)
+
+
+def make_tiny(*, seed=0, num_classes=NUM_CLASSES):
+    """A network with all that matters (BatchNorm, time, class) and little to compile."""
+    inputs = {"x": keras.Input(IMAGE_SHAPE), "t": keras.Input(())}
+    h = blocks.conv(inputs["x"], 4, name="enter")
+    if num_classes:
+        inputs["label"] = keras.Input((), dtype="int32")
+        vector = nn.OneHot(num_classes)(inputs["label"])
+        h = h * blocks.fc_block(vector, 4, name="c")
+    h = h + blocks.fc_block(keras.layers.Reshape((1,))(inputs["t"]), 4, name="t")
+    out = keras.layers.Conv2D(1, 3, padding="same")(h)
+    return roughen(keras.Model(inputs, out), seed=seed)
+
+
+def make_model(network=None, schedule=LINEAR, *, optimizer=None, **arguments):
+    model = DiffusionModel(make_tiny() if network is None else network, schedule, **arguments)
+    # Eagerly by default: a graph costs more to trace than these networks take for a few steps.
+    model.compile(optimizer=optimizer or keras.optimizers.Adam(1e-2), run_eagerly=True)
+    return model
+
+
+def make_affine():
+    """out = 0.5*x + t + label/10, so that a loss can be computed by hand; the 0.5 is trained."""
+    inputs = {
+        "x": keras.Input(IMAGE_SHAPE),
+        "t": keras.Input(()),
+        "label": keras.Input((), dtype="int32"),
+    }
+    half = keras.initializers.Constant(0.5)
+    scaled = keras.layers.Conv2D(1, 1, use_bias=False, kernel_initializer=half)(inputs["x"])
+    spread = keras.layers.Reshape((1, 1, 1))
+    label = keras.ops.cast(inputs["label"], "float32")
+    return keras.Model(inputs, scaled + spread(inputs["t"]) + 0.1 * spread(label))
+
+
+def affine(xt, t, label):
+    return 0.5 * xt + (t + 0.1 * label)[:, None, None, None]
+
+
+def corrupt(model, x0, step):
+    return [
+        value.numpy() for value in model.corrupt(tf.constant(x0), step=tf.constant(step, tf.int64))
+    ]
+
+
+def state(model):
+    """Everything that training changes, as arrays."""
+    variables = [*model.network.weights, *model.optimizer.variables, model.step]
+    if model.ema_network is not None:
+        variables += model.ema_network.weights
+    return [keras.ops.convert_to_numpy(v.value) for v in variables]
+
+
+# ---- the forward process
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
+@pytest.mark.parametrize("schedule", [LINEAR, schedules.cosine_schedule(50)])
+def test_corrupt_is_the_forward_process(prediction, schedule, images):
+    x0, _ = images
+    model = make_model(schedule=schedule, prediction=prediction, ema_decay=None)
+    eps = corrupt(make_model(schedule=schedule, ema_decay=None), x0, 7)[
+        2
+    ]  # eps-prediction's target
+    xt, t, target = corrupt(model, x0, 7)
+    number = np.round(t * schedule.num_train_steps).astype(int)
+    np.testing.assert_allclose(t, number / schedule.num_train_steps, rtol=1e-6)
+    assert len(set(number)) > 10  # each image has its own
+    alpha, sigma = (s[number][:, None, None, None] for s in (schedule.alpha, schedule.sigma))
+    np.testing.assert_allclose(xt, alpha * x0 + sigma * eps, atol=1e-5)
+    expected = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "flow": x0 - eps}
+    np.testing.assert_allclose(target, expected[prediction], atol=1e-5)
+
+
+def test_a_flow_has_real_times(images):
+    x0, _ = images
+    model = make_model(schedule=FLOW, prediction="flow", ema_decay=None)
+    xt, t, target = corrupt(model, x0, 7)
+    assert np.abs(300 * t - np.round(300 * t)).max() > 0.1
+    t = t[:, None, None, None]
+    eps = x0 - target
+    np.testing.assert_allclose(xt, (1 - t) * x0 + t * eps, atol=1e-5)
+    assert abs(eps.std() - 1) < 0.1
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_a_denoiser_has_one_step_and_predicts_x0(alpha, images):
+    x0, _ = images
+    schedule = schedules.denoiser_schedule(0.5, alpha=alpha)
+    model = make_model(schedule=schedule, prediction="x0", ema_decay=None)
+    xt, t, target = corrupt(model, x0, 0)
+    np.testing.assert_array_equal(target, x0)
+    np.testing.assert_array_equal(t, 1)
+    added = (xt - alpha * x0) / 0.5
+    assert abs(added.std() - 1) < 0.1 and abs(np.corrcoef(added.ravel(), x0.ravel())[0, 1]) < 0.1
+
+
+def many_draws(schedule, prediction, steps, **arguments):
+    """xt, t and target of 1000 images in each of some training steps."""
+    model = make_model(schedule=schedule, prediction=prediction, ema_decay=None, **arguments)
+    x0 = np.zeros((1000, 2, 2, 1), np.float32)  # the draws know only how many images there are
+    parts = [corrupt(model, x0, step) for step in range(steps)]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def test_times_are_uniform_over_1_to_t():
+    _, t, _ = many_draws(schedules.linear_schedule(20), "eps", 10)
+    number = np.round(20 * t).astype(int)
+    assert number.min() == 1 and number.max() == 20
+    counts = np.bincount(number, minlength=21)[1:]
+    assert counts.sum() == 10_000
+    # Chi-squared with 19 degrees of freedom: 99.9 % lie below 43.8
+    assert ((counts - 500) ** 2 / 500).sum() < 43.8
+
+
+def test_times_of_a_flow_are_uniform():
+    _, t, _ = many_draws(FLOW, "flow", 10)
+    assert 0 < t.min() < 0.001 and 0.999 < t.max() <= 1
+    counts = np.histogram(t, bins=20, range=(0, 1))[0]
+    assert ((counts - 500) ** 2 / 500).sum() < 43.8
+
+
+def test_eps_is_standard_normal_and_fresh():
+    _, t, eps = many_draws(LINEAR, "eps", 10)
+    n = eps.size
+    assert abs(eps.mean()) < 4 / np.sqrt(n)
+    assert abs((eps**2).mean() - 1) < 4 * np.sqrt(2 / n)
+    assert abs((eps**4).mean() - 3) < 4 * np.sqrt(96 / n)
+    values = eps.reshape(len(eps), -1)
+    for a, b in [
+        (values[:, 0], values[:, 1]),  # pixels
+        (values[:-1], values[1:]),  # images
+        (values[:-1000], values[1000:]),  # steps
+        (values[:, 0], t - t.mean()),  # its own time
+    ]:
+        correlation = (a * b).mean() / (a.std() * b.std())
+        assert abs(correlation) < 4 / np.sqrt(a.size)
+
+
+def test_draws_depend_on_seed_and_step_alone(images):
+    x0, _ = images
+    first = corrupt(make_model(seed=3), x0, 5)
+    again = corrupt(make_model(make_tiny(seed=9), seed=3), x0, 5)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for seed, step in [(4, 5), (3, 6), (3, -6), (3 + 2**33, 5)]:
+        _, t, eps = corrupt(make_model(seed=seed), x0, step)
+        assert np.mean(t == first[1]) < 0.3
+        assert np.mean(eps == first[2]) < 0.01
+
+
+# ---- the loss
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
+def test_loss_and_step_are_the_formulas(prediction, images):
+    """mean (target - out)², and a step of plain gradient descent on it; the second step has draws of its own."""
+    x0, label = images
+    learning_rate = 1e-2
+    model = make_model(
+        make_affine(),
+        prediction=prediction,
+        num_classes=NUM_CLASSES,
+        label_dropout=0.0,
+        optimizer=keras.optimizers.SGD(learning_rate),
+    )
+    kernel = 0.5
+    for step in range(2):
+        xt, t, target = corrupt(model, x0, step)
+        out = affine(xt, t, label) + (kernel - 0.5) * xt
+        model.train_on_batch(x0, label)
+        np.testing.assert_allclose(
+            model.batch_loss.numpy(), np.mean((target - out) ** 2), rtol=1e-5
+        )
+        kernel += learning_rate * 2 * np.mean((target - out) * xt)
+        np.testing.assert_allclose(model.network.get_weights()[0].item(), kernel, rtol=1e-5)
+    assert int(model.step.numpy()) == 2
+
+
+def record_labels(model):
+    """Makes a model keep the labels that its network is called with."""
+    seen, denoise = [], model.denoise
+
+    def spy(x, t, label, **arguments):
+        seen.append(label.numpy())
+        return denoise(x, t, label, **arguments)
+
+    model.denoise = spy
+    return seen
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 1.0])
+def test_label_dropout(rate):
+    model = make_model(label_dropout=rate)
+    seen = record_labels(model)
+    label = np.tile(np.arange(NUM_CLASSES, dtype=np.int32), 300)
+    x0 = np.zeros((900, *IMAGE_SHAPE), np.float32)
+    for _ in range(3):
+        model.train_on_batch(x0, label)
+    hidden = np.array([labels == NUM_CLASSES for labels in seen])
+    assert abs(hidden.mean() - rate) <= 4 * np.sqrt(rate * (1 - rate) / hidden.size)
+    for labels, mask in zip(seen, hidden, strict=True):
+        np.testing.assert_array_equal(labels[~mask], label[~mask])
+    if 0 < rate < 1:
+        assert (hidden[0] != hidden[1]).any()  # fresh in each step
+    # An evaluation hides none.
+    seen.clear()
+    model.test_on_batch(x0[:30], label[:30])
+    np.testing.assert_array_equal(seen[0], label[:30])
+
+
+def test_dropout_does_not_look_at_the_time():
+    model = make_model(label_dropout=0.5)
+    seen = record_labels(model)
+    x0 = np.zeros((2000, *IMAGE_SHAPE), np.float32)
+    model.train_on_batch(x0, np.zeros(2000, np.int32))
+    t = corrupt(model, x0, 0)[1]
+    hidden = seen[0] == NUM_CLASSES
+    assert abs(np.corrcoef(hidden, t)[0, 1]) < 4 / np.sqrt(2000)
+
+
+def test_overfits_one_batch(images):
+    """A class UNet of width 8: eps-MSE from 1 (knowing nothing) to below 0.15 in 150 steps on 24 images."""
+    x0, label = images
+    model = DiffusionModel(
+        nn.unet(width=8, num_classes=NUM_CLASSES, image_shape=IMAGE_SHAPE), LINEAR
+    )
+    model.compile(optimizer=keras.optimizers.Adam(1e-2))
+    data = tf.data.Dataset.from_tensors((x0, label)).repeat()
+    losses = model.fit(data, epochs=6, steps_per_epoch=25, verbose=0).history["loss"]
+    assert losses[0] > 0.25
+    assert losses[-1] < 0.15
+    # The averaged network, in inference mode, is as good: what sampling uses.
+    assert model.evaluate(x0, label, batch_size=24, verbose=0) < 0.2
+
+
+def test_a_denoiser_trains(images):
+    x0, _ = images
+    network = nn.unet(width=8, conditioning=None, image_shape=IMAGE_SHAPE)
+    model = DiffusionModel(network, schedules.denoiser_schedule(0.5), prediction="x0")
+    model.compile(optimizer=keras.optimizers.Adam(1e-2))
+    data = tf.data.Dataset.from_tensors(x0).repeat()  # images alone
+    losses = model.fit(data, epochs=4, steps_per_epoch=15, verbose=0).history["loss"]
+    assert losses[-1] < 0.02 < np.mean((x0 - x0.mean()) ** 2)
+    clean = model.denoise(x0 + 0.5 * np.random.default_rng(0).normal(size=x0.shape), None, None)
+    assert np.mean((clean - x0) ** 2) < 0.03
+
+
+def test_a_flow_trains(images):
+    x0, label = images
+    model = make_model(schedule=FLOW, prediction="flow")
+    losses = [model.train_on_batch(x0, label) for _ in range(60)]
+    assert np.isfinite(losses).all()
+    assert model.evaluate(x0, label, verbose=0) < 0.8 * losses[0]
+    assert np.isfinite(model.sample(labels=[0, 1], sampler="euler", num_steps=5)).all()
+
+
+def test_a_short_last_batch(images):
+    """Ten images in batches of four: three steps, and the epoch's loss is the mean over images."""
+    x0, label = (value[:10] for value in images)
+    model = make_model(label_dropout=0.0)
+    losses = []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: losses.append(float(model.batch_loss.numpy()))
+    )
+    history = model.fit(x0, label, batch_size=4, shuffle=False, verbose=0, callbacks=[keep]).history
+    assert len(losses) == 3 and int(model.step.numpy()) == 3
+    np.testing.assert_allclose(history["loss"], [np.average(losses, weights=[4, 4, 2])], rtol=1e-5)
+
+
+# ---- the average
+
+
+@pytest.mark.parametrize("decay", [0.999, 0.15])
+def test_average_in_closed_form(decay, images):
+    """After three steps, with the warm-up, over the moving statistics too."""
+    x0, label = images
+    model = make_model(ema_decay=decay)
+    history = [model.network.get_weights()]
+    for _ in range(3):
+        model.train_on_batch(x0, label)
+        history.append(model.network.get_weights())
+    kept = [min(decay, rate) for rate in (1 / 10, 2 / 11, 3 / 12)]
+    shares = [
+        kept[0] * kept[1] * kept[2],
+        (1 - kept[0]) * kept[1] * kept[2],
+        (1 - kept[1]) * kept[2],
+        1 - kept[2],
+    ]
+    moved = 0
+    for weight, average, *values in zip(
+        model.network.weights, model.ema_network.weights, *history, strict=True
+    ):
+        expected = sum(share * value for share, value in zip(shares, values, strict=True))
+        np.testing.assert_allclose(average.value.numpy(), expected, atol=1e-6, err_msg=weight.path)
+        moved += not np.allclose(expected, values[-1], atol=1e-4)
+        if weight.name.startswith("moving"):
+            assert not np.allclose(expected, values[-1], atol=1e-4)
+    assert moved > 8
+
+
+def test_without_an_average_the_network_itself_samples(images):
+    x0, label = images
+    model = make_model(ema_decay=None)
+    model.train_on_batch(x0, label)
+    assert model.sampling_network is model.network
+    assert make_model().sampling_network is not model.network
+
+
+def test_the_average_is_not_trained():
+    model = make_model()
+    assert len(model.trainable_variables) == len(model.network.trainable_variables)
+    counted = sum(v.path.startswith(model.network.name) for v in model.trainable_variables)
+    assert {id(v) for v in model.trainable_variables} == {
+        id(v) for v in model.network.trainable_variables
+    }, counted
+
+
+# ---- evaluation
+
+
+def test_evaluate_is_repeatable_and_uses_what_sampling_uses(images):
+    x0, label = (value[:10] for value in images)
+    model = make_model()
+    for _ in range(3):
+        model.train_on_batch(x0, label)
+    before = state(model)
+    results = [model.evaluate(x0, label, batch_size=4, verbose=0) for _ in range(2)]
+    assert results[0] == results[1]
+    for a, b in zip(before, state(model), strict=True):
+        np.testing.assert_array_equal(a, b)  # nothing moved, BatchNorm's statistics least of all
+
+    def by_hand(network, training):
+        losses = []
+        for start in (0, 4, 8):
+            batch = slice(start, start + 4)
+            xt, t, target = corrupt(model, x0[batch], -1 - start)
+            out = network({"x": xt, "t": t, "label": label[batch]}, training=training)
+            losses.append(np.mean((target - out) ** 2))
+        return np.average(losses, weights=[4, 4, 2])
+
+    np.testing.assert_allclose(results[0], by_hand(model.ema_network, False), rtol=1e-5)
+    # The others are others, or the line above proves nothing.
+    assert abs(results[0] - by_hand(model.network, False)) > 1e-4
+    copy = keras.models.clone_model(model.ema_network)
+    copy.set_weights(model.ema_network.get_weights())
+    assert abs(results[0] - by_hand(copy, True)) > 1e-4
+
+
+# ---- saving
+
+
+def go_on(model, target):
+    """Samples, trains on for three steps, and writes down all that came of it."""
+    with np.load(Path(target).parent / "data.npz") as data:
+        x0, label = data["x0"], data["label"]
+    samples = model.sample(labels=[0, 2, NUM_CLASSES], num_steps=4, seed=8)
+    model.fit(x0, label, batch_size=8, shuffle=False, verbose=0)
+    arrays = {f"a{i}": array for i, array in enumerate(state(model))}
+    np.savez(target, samples=samples, after=model.sample(labels=[1], num_steps=4), **arrays)
+
+
+def test_a_loaded_model_goes_on_bit_for_bit(images, repo, tmp_path):
+    """In another process, from the file alone: same samples, and then the same training."""
+    x0, label = images
+    np.savez(tmp_path / "data.npz", x0=x0, label=label)
+    model = DiffusionModel(make_unet(num_classes=NUM_CLASSES), LINEAR, seed=4)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    model.fit(x0[:16], label[:16], batch_size=8, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import sys, keras, keras_diffusion\n"
+        "model = keras.models.load_model(sys.argv[1])\n"
+        "import test_training\n"
+        "test_training.go_on(model, sys.argv[2])\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "model.keras", tmp_path / "loaded.npz"],
+        env={**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{repo / 'tests'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    go_on(model, tmp_path / "undisturbed.npz")  # meanwhile
+    output, _ = other.communicate(timeout=300)
+    assert other.returncode == 0, output
+
+    with np.load(tmp_path / "undisturbed.npz") as ours, np.load(tmp_path / "loaded.npz") as theirs:
+        assert set(ours) == set(theirs) and len(ours) > 100
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert int(model.step.numpy()) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {
+            "schedule": schedules.table_schedule([1, 0.5, 0.1], [0, 0.5, 1.2]),
+            "prediction": "v",
+            "label_dropout": 0.25,
+            "ema_decay": None,
+            "seed": 5,
+        },
+        {"schedule": FLOW, "prediction": "flow", "ema_decay": 0.9},
+    ],
+)
+def test_config_round_trip(arguments):
+    model = DiffusionModel(
+        make_tiny(),
+        arguments.get("schedule", LINEAR),
+        **{k: v for k, v in arguments.items() if k != "schedule"},
+    )
+    config = model.get_config()
+    again = DiffusionModel.from_config(json.loads(json.dumps(config)))
+    assert again.get_config() == config
+    assert (again.ema_network is None) == (model.ema_network is None)
+    np.testing.assert_array_equal(again.schedule.sigma, model.schedule.sigma)
+
+
+# ---- precision
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_half_precision_trains(policy, images):
+    x0, label = images
+    network = nn.unet(width=8, num_classes=NUM_CLASSES, image_shape=IMAGE_SHAPE)
+    assert network.get_layer("enter_conv1").compute_dtype == policy.removeprefix("mixed_")
+    assert all(v.dtype == "float32" for v in network.weights)
+    model = DiffusionModel(network, LINEAR)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), run_eagerly=True)
+    is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert is_scaled == (policy == "mixed_float16")
+    before = network.get_weights()
+    losses = []
+    for _ in range(3):
+        model.train_on_batch(x0, label)
+        losses.append(float(model.batch_loss.numpy()))
+    assert np.isfinite(losses).all() and max(losses) < 5
+    after = network.get_weights()
+    assert all(np.isfinite(w).all() for w in after)
+    assert np.abs(after[0] - before[0]).max() > 1e-4  # no step was skipped for an overflow
+    out = model.denoise(x0, np.full(len(x0), 0.5, np.float32), label)
+    assert out.dtype == "float32"
+    images = model.sample(labels=[0, 1], num_steps=2)
+    assert images.dtype == np.float32 and np.isfinite(images).all()
+
+
+# ---- sampling
+
+
+@pytest.fixture(scope="module")
+def trained(images):
+    """A model after a few steps, so that its average, its network and its initial values differ."""
+    x0, label = images
+    model = make_model()
+    for _ in range(5):
+        model.train_on_batch(x0, label)
+    return model
+
+
+@pytest.mark.parametrize(("guidance_scale", "scale"), [(None, 5.0), (1.0, 1.0), (2, 2.0)])
+def test_samples_are_the_numpy_loops(guidance_scale, scale, trained):
+    """Of the averaged network in inference mode; guided by 5 unless told otherwise."""
+    labels = [1, 0, 1, NUM_CLASSES]
+
+    def network(x, t, label):
+        return trained.ema_network({"x": x, "t": t, "label": label}, training=False).numpy()
+
+    plan = sampling.plan(LINEAR, "eps", sampler="ddpm", num_steps=6)
+    expected = sampling.sample(
+        network, plan, labels, image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, scale=scale, seed=2
+    )
+    before = state(trained)
+    ours = trained.sample(labels=labels, num_steps=6, guidance_scale=guidance_scale, seed=2)
+    np.testing.assert_allclose(ours, expected, atol=5e-5)
+    assert np.mean((ours > 0) & (ours < 1)) > 0.1
+    for a, b in zip(before, state(trained), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_image_k_of_three_is_image_k_of_seven(trained):
+    few = trained.sample(labels=[2, 0, 2], num_steps=5, seed=1)
+    many = trained.sample(labels=[2, 0, 2, 1, 1, 2, 0], num_steps=5, seed=1)
+    np.testing.assert_allclose(few, many[:3], atol=1e-5)
+    chosen = trained.sample(labels=[2], indices=[1], num_steps=5, seed=1)
+    np.testing.assert_allclose(chosen, many[2:3], atol=1e-5)
+    assert np.abs(many[0] - many[2]).max() > 0.01
+    assert np.abs(trained.sample(labels=[2], num_steps=5, seed=2) - few[:1]).max() > 0.01
+
+
+def test_chunks_change_nothing(trained, monkeypatch):
+    ask = {"labels": [0, 1, 2, 0, 1, 2, 0], "num_steps": 4, "trajectory": True}
+    images, estimates = trained.sample(**ask)
+    monkeypatch.setattr(training, "_MAX_NOISE_BYTES", 3 * 4 * 5 * int(np.prod(IMAGE_SHAPE)))
+    calls, run = [], trained._loop()
+    trained._sampling_loop = lambda plan, **given: (
+        calls.append(len(given["x"])) or run(plan, **given)
+    )
+    try:
+        again, others = trained.sample(**ask)
+    finally:
+        trained._sampling_loop = run
+    assert calls == [3, 3, 1]
+    np.testing.assert_allclose(again, images, atol=1e-5)
+    np.testing.assert_allclose(others, estimates, atol=1e-5)
+    assert estimates.shape == (4, 7, *IMAGE_SHAPE)
+
+
+def test_sampling_twice_does_not_retrace():
+    model = make_model()
+    traces, denoise = [], model.denoise
+
+    def count(*arguments, **options):
+        traces.append(1)
+        return denoise(*arguments, **options)
+
+    model.denoise = count
+    first = model.sample(labels=[0, 1], num_steps=4)
+    assert traces  # Python runs while a graph is traced, and only then
+    traces.clear()
+    again = model.sample(labels=[0, 1], num_steps=4)
+    model.sample(labels=[2, 2], num_steps=4, seed=9, guidance_scale=3.0, sampler="ddpm")
+    assert not traces
+    np.testing.assert_array_equal(first, again)
+
+
+def test_samples_after_more_training_are_others(images):
+    """The compiled loop reads the weights; it doesn't freeze them."""
+    x0, label = images
+    model = make_model()
+    before = model.sample(labels=[0, 1], num_steps=3)
+    for _ in range(3):
+        model.train_on_batch(x0, label)
+    assert np.abs(model.sample(labels=[0, 1], num_steps=3) - before).max() > 0.01
+
+
+def test_a_network_without_classes_samples_by_number():
+    model = make_model(make_tiny(num_classes=0))
+    images = model.sample(num_images=3, num_steps=3)
+    assert images.shape == (3, *IMAGE_SHAPE)
+    assert 0 <= images.min() and images.max() <= 1
+    np.testing.assert_allclose(model.sample(labels=[0, 0, 0], num_steps=3), images, atol=1e-6)
+
+
+def test_num_images_of_a_class_model_are_of_no_class(trained):
+    images = trained.sample(num_images=2, num_steps=3)
+    expected = trained.sample(labels=[NUM_CLASSES] * 2, num_steps=3, guidance_scale=0.0)
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+# ---- what is refused
+
+BATCH = np.zeros((4, *IMAGE_SHAPE), np.float32)
+LABELS = np.zeros(4, np.int32)
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ((BATCH.astype(np.uint8), LABELS), "images: expected floats in .* got uint8"),
+        ((BATCH[..., 0], LABELS), "images: expected .*8, 8, 1.*, got"),
+        ((BATCH[:, :4], LABELS), "images: expected .*8, 8, 1.*, got"),
+        ((BATCH,), "labels: expected one integer an image, got images alone"),
+        ((BATCH, LABELS, LABELS), "fit: expected images and labels, got sample weights too"),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_data_errors(data, expected, run_eagerly, method):
+    model = make_model(ema_decay=None)
+    model.compile(optimizer="sgd", run_eagerly=run_eagerly)
+    before = state(model)
+    with pytest.raises(ValueError, match=expected) as error:
+        getattr(model, method)(tf.data.Dataset.from_tensors(data), verbose=0)
+    one_line(error)
+    assert int(model.step.numpy()) == 0
+    for a, b in zip(before, model.network.get_weights(), strict=False):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "sample: expected either labels or num_images"),
+        ({"labels": [0], "num_images": 1}, "sample: expected either labels or num_images"),
+        ({"num_images": 0}, "num_images: expected a positive integer, got 0"),
+        ({"num_images": 1.5}, "num_images: .* got 1.5"),
+        ({"labels": [NUM_CLASSES + 1]}, "labels: expected 0..3 .* got 4"),
+        ({"labels": []}, "labels: expected a list"),
+        ({"labels": [0], "sampler": "plms"}, "sampler: .* got 'plms'"),
+        ({"labels": [0], "num_steps": 301}, "num_steps: .* got 301"),
+        ({"labels": [0], "sampler": "ddim", "variance": "beta"}, "got 'variance'"),
+        ({"labels": [0], "seed": -1}, "seed: .* got -1"),
+    ],
+)
+def test_sample_errors(arguments, expected, trained):
+    with pytest.raises(ValueError, match=expected) as error:
+        trained.sample(**arguments)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: DiffusionModel(make_tiny(), LINEAR, prediction="score"), "prediction: .*'score'"),
+        (lambda: DiffusionModel(make_tiny(), LINEAR, label_dropout=1.1), "label_dropout: .* 1.1"),
+        (lambda: DiffusionModel(make_tiny(), LINEAR, ema_decay=1.0), "ema_decay: .* got 1.0"),
+        (lambda: DiffusionModel(make_tiny(), FLOW), "'eps' can't tell x0 where alpha = 0"),
+        (lambda: DiffusionModel(make_affine(), LINEAR), "num_classes: expected the number"),
+        (
+            lambda: DiffusionModel(keras.Sequential([keras.Input((4,))]), LINEAR),
+            "network: expected a functional Keras model",
+        ),
+    ],
+)
+def test_constructor_errors(make, expected):
+    with pytest.raises(ValueError, match=expected) as error:
+        make()
+    one_line(error)
