@@ -86,10 +86,8 @@ def main():
     run.create()
     if options.force:
         run.clear()
-    cli.quiet_tensorflow()
-    from keras_diffusion import (
-        fitting,
-    )  # TensorFlow takes seconds to load: only when everything else is in order
+    cli.load_tensorflow()  # takes seconds: only when everything else is in order
+    from keras_diffusion import fitting
 
     words = [word for word in sys.argv if word not in ("--force", "--resume")]
     command = shlex.join(["python", *words, "--resume"])
