@@ -97,8 +97,6 @@ def _model(asked, data, run, steps_per_epoch):
             rate, steps_per_epoch, 0.1 ** (1 / asked.epochs), staircase=True
         )
     xla = {"auto": "auto", "on": True, "off": False}[asked.xla]
-    if xla is True:
-        model.supports_jit = True
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=xla)
     return model
 

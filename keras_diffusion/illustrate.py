@@ -48,7 +48,7 @@ def draw(scene, names, *, say=lambda line: None):
     drawn = []
     for name in names:
         say(f"drawing {name.replace('_', ' ')} ...")
-        drawn += _FIGURES[name](scene)
+        drawn += FIGURES[name](scene)
     return drawn
 
 
@@ -320,7 +320,7 @@ def loss(scene):
     return [_entry("loss.png", scene.recipe.parts[0], scene.epoch, "Training loss per step")]
 
 
-_FIGURES = {
+FIGURES = {
     figure.__name__: figure
     for figure in (
         architecture,

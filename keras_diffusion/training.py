@@ -72,8 +72,6 @@ class DiffusionModel(keras.Model):
         self.loss_tracker = keras.metrics.Mean(name="loss")
         # The last batch's own loss: Keras's logs hold the running mean of the epoch.
         self.batch_loss = tf.Variable(np.nan, dtype=tf.float32, trainable=False)
-        # XLA pays on a GPU; on a CPU the plain graph is faster. Keras's jit_compile="auto" asks this attribute.
-        self.supports_jit = bool(tf.config.list_logical_devices("GPU"))
         self._sampling_loop = None
         self.built = True
 
@@ -285,7 +283,7 @@ class DiffusionModel(keras.Model):
     def _loop(self):
         if self._sampling_loop is None:
             self._sampling_loop = compiled.SamplingLoop(
-                self.denoise, null_label=self.num_classes, jit_compile=self.supports_jit
+                self.denoise, null_label=self.num_classes, jit_compile=self.jit_compile
             )
         return self._sampling_loop
 

@@ -1,0 +1,177 @@
+"""Whole runs of the course, small: figures, metrics, an interruption, and what a finished folder says."""
+
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_diffusion import callbacks, fitting, settings
+from keras_diffusion.data import ImageData
+from keras_diffusion.runs import Run
+
+COUNT, BATCH, EPOCHS = 90, 32, 2  # the third batch of an epoch is short
+STEPS = 3 * EPOCHS
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (COUNT + 20, 28, 28, 1), np.uint8)
+    y = (np.arange(COUNT + 20) % 10).astype(np.int32)
+    names = tuple("0123456789")
+    return ImageData(
+        name="noise",
+        source="a test",
+        x_train=x[:COUNT],
+        y_train=y[:COUNT],
+        x_test=x[COUNT:],
+        y_test=y[COUNT:],
+        class_names=names,
+    )
+
+
+def ask(part, **given):
+    return settings.resolve(
+        {"part": part, "width": 4, "epochs": EPOCHS, "batch_size": BATCH, "data": "noise", **given}
+    )
+
+
+def train(folder, asked, images):
+    run, said = Run(folder), []
+    run.create()
+    finished = fitting.fit(asked, images, run, command="python scripts/fit.py --resume", say=said.append)
+    return run, finished, said
+
+
+@pytest.fixture(scope="module")
+def flow_run(tmp_path_factory, images):
+    run, finished, _ = train(tmp_path_factory.mktemp("flow"), ask("2.5", edition="flow"), images)
+    assert finished
+    return run
+
+
+def weights(path):
+    model = keras.models.load_model(path)
+    return [np.asarray(w) for w in [*model.weights, *model.optimizer.variables]]
+
+
+def test_a_finished_run_says_everything_about_itself(flow_run, images):
+    record = flow_run.read()
+    assert record["status"] == "finished" and record["steps"] == STEPS
+    assert record["data"] == images.identity()
+    assert record["settings"] == json.loads(json.dumps(settings.to_json(ask("2.5", edition="flow"))))
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2]
+    assert record["schedule"] == {"name": "flow", "num_train_steps": 300}
+    assert {"tensorflow", "keras", "numpy", "python", "keras_diffusion"} <= set(record["versions"])
+    assert record["command"].endswith("--resume")
+
+
+def test_there_is_one_row_of_metrics_a_step(flow_run):
+    rows = flow_run.read_metrics()
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["epoch"] for row in rows] == [1, 1, 1, 2, 2, 2]
+    assert all(np.isfinite(row["loss"]) and row["images_per_second"] > 0 for row in rows)
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == pytest.approx([1e-2] * 3 + [1e-2 * 0.1**0.5] * 3)
+    epochs = flow_run.read()["epochs"]
+    assert epochs[1]["mean_loss"] == pytest.approx(np.mean([row["loss"] for row in rows[3:]]))
+
+
+def test_the_optimizer_had_the_rate_that_the_metrics_name(flow_run):
+    model = keras.models.load_model(flow_run.model)
+    schedule = model.optimizer._learning_rate
+    for row in flow_run.read_metrics():
+        assert float(schedule(row["step"] - 1)) == pytest.approx(row["learning_rate"])
+
+
+def test_every_figure_that_the_part_owes_is_a_picture(flow_run):
+    record = flow_run.read()
+    files = {figure["file"] for figure in record["figures"]}
+    for name in ("one_step_epoch_001", "one_step_epoch_002", "samples_epoch_001", "samples_epoch_002",
+                 "guidance_epoch_002", "architecture", "loss"):  # fmt: skip
+        assert f"figures/{name}.png" in files
+    assert "figures/sampling.gif" in files
+    assert {figure["part"] for figure in record["figures"]} == {"2.4", "2.5", "2.6"}
+    for file in files:
+        with Image.open(flow_run.folder / file) as image:
+            assert min(image.size) > 50
+    assert {f"figures/{path.name}" for path in flow_run.figures.iterdir()} == files
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_as_if_nothing_had_been(
+    tmp_path, flow_run, images, monkeypatch
+):
+    asked = ask("2.5", edition="flow")
+    after = callbacks.CleanStop.on_train_batch_end
+
+    def interrupt(self, batch, logs=None):
+        if int(self.model.step.numpy()) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        after(self, batch, logs)
+
+    monkeypatch.setattr(callbacks.CleanStop, "on_train_batch_end", interrupt)
+    run, finished, said = train(tmp_path / "run", asked, images)
+    assert not finished and run.read()["status"] == "interrupted"
+    assert any("to go on: python scripts/fit.py --resume" in line for line in said)
+    assert [path.name for path in run.checkpoint_files()] == ["step-00000002.keras"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+
+    run, finished, _ = train(tmp_path / "run", asked, images)
+    assert finished
+    for ours, theirs in zip(weights(run.model), weights(flow_run.model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(run.read_metrics(), flow_run.read_metrics(), strict=True):
+        assert {**ours, "images_per_second": 0} == {**theirs, "images_per_second": 0}
+    assert run.read()["figures"] == flow_run.read()["figures"]
+    for path in flow_run.figures.iterdir():
+        assert (run.figures / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_checkpoints_hold_the_last_two(flow_run):
+    names = [path.name for path in flow_run.checkpoint_files()]
+    assert names == ["step-00000003.keras", "step-00000006.keras"]
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        ("1.2.1", {"denoised_epoch_001", "denoised_epoch_002", "noising", "out_of_distribution", "loss"}),
+        ("1.2.3", {"denoised_epoch_001", "denoised_epoch_002", "loss"}),
+    ],
+)
+def test_denoisers_train_with_the_same_class(tmp_path, images, part, names):
+    run, finished, _ = train(tmp_path / "run", ask(part), images)
+    assert finished
+    assert {path.stem for path in run.figures.iterdir()} == names
+    model = keras.models.load_model(run.model)
+    assert (model.prediction, model.schedule.num_train_steps, model.num_classes) == ("x0", 1, 0)
+    assert [row["learning_rate"] for row in run.read_metrics()] == pytest.approx([1e-4] * STEPS)
+
+
+@pytest.mark.parametrize(
+    ("part", "figure", "parameters"),
+    [("1.1", "architecture", 1_975_361), ("2.1", "architecture", 1_996_417),
+     ("2.4", "architecture", 2_019_201), ("1.2", "noising", None)],
+)  # fmt: skip
+def test_parts_that_only_show_something_train_nothing(tmp_path, images, part, figure, parameters):
+    run, finished, said = train(tmp_path / "run", settings.resolve({"part": part, "width": 64}), images)
+    record = run.read()
+    assert finished and record["status"] == "finished" and not run.model.exists()
+    assert [path.stem for path in run.figures.iterdir()] == [figure]
+    assert record["figures"][0]["part"] == part
+    assert record.get("parameters") == parameters
+    if parameters:
+        assert any("enter_conv1" in line for line in said), "no summary"
+
+
+def test_time_advice_names_a_width_that_takes_minutes_where_the_run_takes_hours():
+    line = callbacks.time_advice(6.0, 20 * 469, 128, False)
+    assert "15.6 h" in line and "--width 16" in line
+    assert "--width" not in callbacks.time_advice(6.0, 20 * 469, 128, True)
+    assert "--width" not in callbacks.time_advice(0.1, 469, 64, False)
+    assert "47 s" in callbacks.time_advice(0.1, 469, 64, False)

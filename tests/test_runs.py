@@ -1,0 +1,90 @@
+"""The run folder: whole files or none, and one line for what can't be read."""
+
+import json
+
+import pytest
+
+from keras_diffusion.errors import UserError
+from keras_diffusion.runs import COLUMNS, Run, format_metrics, replacing
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "run")
+    run.create()
+    return run
+
+
+def row(step, loss=0.5):
+    return dict(zip(COLUMNS, (1, step, loss, 1e-3, 80.0), strict=True))
+
+
+def write_rows(run, steps):
+    run.cut_metrics(0)
+    with run.metrics.open("a", encoding="utf-8") as file:
+        for step in steps:
+            file.write(",".join(str(value) for value in format_metrics(row(step)).values()) + "\n")
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as beside:
+        beside.write_text("half")
+        1 / 0
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with replacing(path) as beside:
+        beside.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_beside_keeps_the_suffix_that_keras_asks_for(tmp_path):
+    with replacing(tmp_path / "model.keras") as beside:
+        assert beside.suffix == ".keras" and beside.parent == tmp_path
+        beside.touch()
+
+
+def test_cutting_metrics_keeps_the_rows_up_to_a_step(run):
+    write_rows(run, range(1, 6))
+    run.cut_metrics(3)
+    rows = run.read_metrics()
+    assert [r["step"] for r in rows] == [1, 2, 3]
+    assert rows[0] == row(1)
+
+
+def test_records_survive_a_round_trip_and_updates_keep_the_rest(run):
+    run.write({"status": "running", "figures": []})
+    run.update(status="finished")
+    record = run.read()
+    assert record["status"] == "finished" and record["figures"] == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"format": 99}), "\x00"])
+def test_unreadable_records_are_one_line(run, text):
+    (run.folder / "run.json").write_text(text)
+    with pytest.raises(UserError) as error:
+        run.read()
+    assert "\n" not in str(error.value) and "expected" in str(error.value)
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(UserError, match="expected a folder that can be written"):
+        Run(tmp_path / "taken").create()
+
+
+def test_clearing_removes_all_that_a_run_leaves(run):
+    run.write({"status": "finished"})
+    write_rows(run, [1])
+    for path in (run.model, run.figures / "loss.png", run.checkpoint_at(3), run.folder / "notes.txt"):
+        path.touch()
+    run.clear()
+    left = sorted(path.name for path in run.folder.rglob("*") if path.is_file())
+    assert left == ["notes.txt"]
+
+
+def test_the_newest_checkpoint_is_last(run):
+    for step in (900, 1000, 20):
+        run.checkpoint_at(step).touch()
+    assert [path.name for path in run.checkpoint_files()][-1] == "step-00001000.keras"
