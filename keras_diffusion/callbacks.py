@@ -48,8 +48,13 @@ class MetricsCSV(keras.callbacks.Callback):
         }
         self.writer.writerow(runs.format_metrics(row))
 
+    def flush(self):
+        """Puts every row so far on the disk."""
+        if not self.file.closed:
+            self.file.flush()
+
     def on_epoch_end(self, epoch, logs=None):
-        self.file.flush()
+        self.flush()
 
     def on_train_end(self, logs=None):
         self.file.close()
@@ -78,7 +83,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def save(self):
         """Saves now."""
-        self.metrics.file.flush()
+        self.metrics.flush()
         with runs.replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:
             self.model.save(path)
         for old in self.run.checkpoint_files()[:-2]:

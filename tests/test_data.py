@@ -181,6 +181,7 @@ def test_what_is_no_npz_file_is_refused(tmp_path):
     assert "which is not a file" in refusal(tmp_path / "folder.npz")
     assert "which is not a file" in refusal(tmp_path / "pipe.npz")
     assert "which doesn't exist" in refusal(tmp_path / "two\nlines.npz")
+    assert "got no y_test" in refusal(write(tmp_path / "two\nlines.npz", y_test=None))
     assert "not a zip file" in refusal(tmp_path / "text.npz")
     assert "not a zip file" in refusal(tmp_path / "array.npz")
 

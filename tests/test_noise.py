@@ -53,6 +53,15 @@ def test_normal_is_box_muller_of_threefry(seed):
         )
 
 
+def test_radius_ends_where_it_should(monkeypatch):
+    """The half added to a word keeps log from 0, and centres its cell: words 0 and 2^32 - 1."""
+    for word, u in [(0, 0.5 / 2**32), (2**32 - 1, 1 - 0.5 / 2**32)]:
+        words = (np.full((1, 1), word, np.uint32), np.zeros((1, 1), np.uint32))
+        monkeypatch.setattr(noise, "threefry", lambda key, counter, words=words: words)
+        numbers = noise.normal(words, draw=0, shape=(2,))
+        np.testing.assert_allclose(numbers, [[math.sqrt(-2 * math.log(u)), 0]], rtol=1e-6)
+
+
 def test_golden_values():
     """Pinned: with other numbers every seed that anybody noted down would mean other images."""
     numbers = noise.normal(noise.image_keys(0, [0, 3], [0, 1]), draw=0, shape=(2, 2, 1))

@@ -227,10 +227,14 @@ def fc_block(x, width, *, name):
     """Linear, GELU, Linear: [N, C] -> [N, 1, 1, width], ready to broadcast over an image."""
 
     def linear(x, name):
-        init = uniform(x.shape[-1])
-        return keras.layers.Dense(width, kernel_initializer=init, bias_initializer=init, name=name)(
-            x
-        )
+        fan_in = x.shape[-1]
+        # Two initializers: one object would draw the same numbers for the kernel and for the bias.
+        return keras.layers.Dense(
+            width,
+            kernel_initializer=uniform(fan_in),
+            bias_initializer=uniform(fan_in),
+            name=name,
+        )(x)
 
     x = keras.layers.Activation(gelu, name=f"{name}_gelu")(linear(x, f"{name}_linear1"))
     return keras.layers.Reshape((1, 1, width), name=name)(linear(x, f"{name}_linear2"))

@@ -71,9 +71,13 @@ def _body(x, width, condition):
     h = blocks.up_block(concat(name="skip1")([h, down1]), width, name="up2")
     h = blocks.conv_block(concat(name="skip0")([h, skip]), width, name="leave")
     # No GELU behind the last convolution: it can't go below -0.17, and the loss would stay at 0.38.
-    init = blocks.uniform(9 * width)
     last = keras.layers.Conv2D(
-        x.shape[-1], 3, padding="same", kernel_initializer=init, bias_initializer=init, name="last"
+        x.shape[-1],
+        3,
+        padding="same",
+        kernel_initializer=blocks.uniform(9 * width),
+        bias_initializer=blocks.uniform(9 * width),
+        name="last",
     )
     return keras.layers.Activation("linear", dtype="float32", name="out")(last(h))
 
