@@ -25,6 +25,10 @@ for sampler in sampling.SAMPLERS:
     if sampler == "euler":
         continue  # for flow schedules
     plan = sampling.plan(schedule, "eps", sampler=sampler, num_steps=20)
-    images = sampling.sample(network, plan, [0, 1, 10], image_shape=(28, 28, 1), num_classes=10, scale=5.0)
+    images = sampling.sample(
+        network, plan, [0, 1, 10], image_shape=(28, 28, 1), num_classes=10, scale=5.0
+    )
     assert np.abs(images - 0.5).max() < 1e-4, sampler
-print(f"keras_diffusion {keras_diffusion.__version__}, numpy {np.__version__}, onnxruntime {onnxruntime.__version__}: ok")
+print(
+    f"keras_diffusion {keras_diffusion.__version__}, numpy {np.__version__}, onnxruntime {onnxruntime.__version__}: ok"
+)

@@ -36,10 +36,22 @@ def test_rows_name_figures_predictions_and_schedules_that_exist(edition, recipe)
 @pytest.mark.parametrize(
     ("part", "edition", "values"),
     [
-        ("1.2.1", "ddpm", dict(width=128, batch_size=256, learning_rate=1e-4, epochs=5, decays=False)),
-        ("1.2.3", "ddpm", dict(width=128, batch_size=256, learning_rate=1e-4, epochs=5, decays=False)),
+        (
+            "1.2.1",
+            "ddpm",
+            dict(width=128, batch_size=256, learning_rate=1e-4, epochs=5, decays=False),
+        ),
+        (
+            "1.2.3",
+            "ddpm",
+            dict(width=128, batch_size=256, learning_rate=1e-4, epochs=5, decays=False),
+        ),
         ("2.2", "ddpm", dict(width=64, batch_size=128, learning_rate=1e-3, epochs=20, decays=True)),
-        ("2.5", "ddpm", dict(width=128, batch_size=128, learning_rate=1e-3, epochs=20, decays=True)),
+        (
+            "2.5",
+            "ddpm",
+            dict(width=128, batch_size=128, learning_rate=1e-3, epochs=20, decays=True),
+        ),
         ("2.2", "flow", dict(width=64, batch_size=64, learning_rate=1e-2, epochs=10, decays=True)),
         ("2.5", "flow", dict(width=64, batch_size=64, learning_rate=1e-2, epochs=10, decays=True)),
     ],

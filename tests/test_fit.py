@@ -43,7 +43,9 @@ def ask(part, **given):
 def train(folder, asked, images):
     run, said = Run(folder), []
     run.create()
-    finished = fitting.fit(asked, images, run, command="python scripts/fit.py --resume", say=said.append)
+    finished = fitting.fit(
+        asked, images, run, command="python scripts/fit.py --resume", say=said.append
+    )
     return run, finished, said
 
 
@@ -63,7 +65,9 @@ def test_a_finished_run_says_everything_about_itself(flow_run, images):
     record = flow_run.read()
     assert record["status"] == "finished" and record["steps"] == STEPS
     assert record["data"] == images.identity()
-    assert record["settings"] == json.loads(json.dumps(settings.to_json(ask("2.5", edition="flow"))))
+    assert record["settings"] == json.loads(
+        json.dumps(settings.to_json(ask("2.5", edition="flow")))
+    )
     assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2]
     assert record["schedule"] == {"name": "flow", "num_train_steps": 300}
     assert {"tensorflow", "keras", "numpy", "python", "keras_diffusion"} <= set(record["versions"])
@@ -140,7 +144,10 @@ def test_checkpoints_hold_the_last_two(flow_run):
 @pytest.mark.parametrize(
     ("part", "names"),
     [
-        ("1.2.1", {"denoised_epoch_001", "denoised_epoch_002", "noising", "out_of_distribution", "loss"}),
+        (
+            "1.2.1",
+            {"denoised_epoch_001", "denoised_epoch_002", "noising", "out_of_distribution", "loss"},
+        ),
         ("1.2.3", {"denoised_epoch_001", "denoised_epoch_002", "loss"}),
     ],
 )
@@ -159,7 +166,9 @@ def test_denoisers_train_with_the_same_class(tmp_path, images, part, names):
      ("2.4", "architecture", 2_019_201), ("1.2", "noising", None)],
 )  # fmt: skip
 def test_parts_that_only_show_something_train_nothing(tmp_path, images, part, figure, parameters):
-    run, finished, said = train(tmp_path / "run", settings.resolve({"part": part, "width": 64}), images)
+    run, finished, said = train(
+        tmp_path / "run", settings.resolve({"part": part, "width": 64}), images
+    )
     record = run.read()
     assert finished and record["status"] == "finished" and not run.model.exists()
     assert [path.stem for path in run.figures.iterdir()] == [figure]
