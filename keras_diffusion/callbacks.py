@@ -29,7 +29,7 @@ class MetricsCSV(keras.callbacks.Callback):
         self.rate = float("nan")
 
     def on_train_begin(self, logs=None):
-        self.file = self.run.metrics.open("a", newline="", encoding="utf-8")
+        self.file = self.run.metrics.open("a", buffering=1, newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.file, runs.COLUMNS)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -48,14 +48,6 @@ class MetricsCSV(keras.callbacks.Callback):
         }
         self.writer.writerow(runs.format_metrics(row))
 
-    def flush(self):
-        """Puts every row so far on the disk."""
-        if not self.file.closed:
-            self.file.flush()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.flush()
-
     def on_train_end(self, logs=None):
         self.file.close()
 
@@ -66,14 +58,13 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         run: `runs.Run`.
         steps_per_epoch: steps in an epoch.
-        metrics: `MetricsCSV`, flushed first, so that no checkpoint is ahead of metrics.csv.
         minutes: most time between two checkpoints.
     """
 
-    def __init__(self, run, *, steps_per_epoch, metrics, minutes=5.0):
+    def __init__(self, run, *, steps_per_epoch, minutes=5.0):
         super().__init__()
         self.run, self.steps_per_epoch = run, steps_per_epoch
-        self.metrics, self.minutes = metrics, minutes
+        self.minutes = minutes
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -83,7 +74,6 @@ class Checkpoints(keras.callbacks.Callback):
 
     def save(self):
         """Saves now."""
-        self.metrics.flush()
         with runs.replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:
             self.model.save(path)
         for old in self.run.checkpoint_files()[:-2]:

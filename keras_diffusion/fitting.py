@@ -123,7 +123,7 @@ def _train(asked, data, run, model, steps_per_epoch, say):
     progress = callbacks.Progress(
         total_images=asked.epochs * count, start=done, metrics=metrics, batch_sizes=batch_sizes
     )
-    checkpoints = callbacks.Checkpoints(run, steps_per_epoch=steps_per_epoch, metrics=metrics)
+    checkpoints = callbacks.Checkpoints(run, steps_per_epoch=steps_per_epoch)
     estimate = callbacks.TimeEstimate(
         steps=total - start, width=asked.width, has_gpu=_has_gpu(), say=progress.bar.write
     )
