@@ -24,10 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_diffusion.errors import UserError
+
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # Keras's layout, and the order that is hashed
 DIGITS = tuple("0123456789")
-FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
-FASHION += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 NUM_CLASSES = 10
 MAX_BYTES = 2**31  # of one array: far more than these networks are for, and a machine survives it
 
@@ -41,7 +45,7 @@ PROBE_SECONDS = 6.0
 DOWNLOAD_SECONDS = 600.0
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """The data can't be used. One line: what was expected, what came, what to do."""
 
     def __init__(self, message: str):
@@ -196,8 +200,10 @@ def _prepared(name: str, class_names: tuple[str, ...]) -> ImageData | None:
         DataError: the copy is damaged.
     """
     root = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    folders = pathlib.Path(root).expanduser().glob(f"{name}/[0-9]*.[0-9]*.[0-9]*")
-    folders = [folder for folder in folders if (folder / "dataset_info.json").is_file()]
+    finished = (
+        pathlib.Path(root).expanduser().glob(f"{name}/[0-9]*.[0-9]*.[0-9]*/dataset_info.json")
+    )
+    folders = [file.parent for file in finished]
     if not folders:
         return None
     newest = max(folders, key=lambda folder: list(map(int, re.findall(r"\d+", folder.name))))
@@ -386,15 +392,15 @@ def _checked(
     """ImageData of arrays in Keras's layout; messages about them begin with `where` (source)."""
     where = where or f"{name} ({source})"
     _check_layout(arrays, where)
-    parts = []
+    parts = {}
     for key in KEYS:
         array = np.ascontiguousarray(arrays[key])
         if key.startswith("x"):
-            parts.append(array if array.ndim == 4 else array[..., None])
+            parts[key] = array if array.ndim == 4 else array[..., None]
             continue
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= NUM_CLASSES:
             expected = f"{key} to be integers 0..{NUM_CLASSES - 1}"
             raise DataError(f"{where}: expected {expected}, got {low}..{high}")
-        parts.append(array.reshape(-1).astype(np.int32))
-    return ImageData(name, source, *parts, class_names)
+        parts[key] = array.reshape(-1).astype(np.int32)
+    return ImageData(name=name, source=source, class_names=class_names, **parts)

@@ -97,7 +97,8 @@ def _model(asked, data, run, steps_per_epoch):
             rate, steps_per_epoch, 0.1 ** (1 / asked.epochs), staircase=True
         )
     xla = {"auto": "auto", "on": True, "off": False}[asked.xla]
-    model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=xla)
+    adam = keras.optimizers.Adam(rate, epsilon=1e-8)  # PyTorch's epsilon, not Keras's
+    model.compile(optimizer=adam, jit_compile=xla)
     return model
 
 

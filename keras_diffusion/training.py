@@ -108,9 +108,9 @@ class DiffusionModel(keras.Model):
         """Calls a network.
 
         Args:
-            x: float32 [N, H, W, C], xt.
-            t: float32 [N], t/T.
-            label: int32 [N] in 0..num_classes.
+            x: float [N, H, W, C], xt.
+            t: float [N], t/T.
+            label: int [N] in 0..num_classes.
             network: default: the one that samples.
             training: whether BatchNorm uses the batch's statistics.
 
@@ -118,8 +118,9 @@ class DiffusionModel(keras.Model):
             float32 [N, H, W, C], the prediction.
         """
         network = self.sampling_network if network is None else network
-        inputs = {"x": x, "t": t, "label": label}
-        return network({name: inputs[name] for name in self.inputs_used}, training=training)
+        values = {"x": (x, tf.float32), "t": (t, tf.float32), "label": (label, tf.int32)}
+        inputs = {name: tf.cast(*values[name]) for name in self.inputs_used}
+        return network(inputs, training=training)
 
     def call(self, inputs, training=False):
         return self.sampling_network(inputs, training=training)

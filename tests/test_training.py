@@ -27,8 +27,8 @@ def make_tiny(*, seed=0, num_classes=NUM_CLASSES):
     if num_classes:
         inputs["label"] = keras.Input((), name="label", dtype="int32")
         vector = nn.OneHot(num_classes)(inputs["label"])
-        h = h * blocks.fc_block(vector, 4, name="c")
-    h = h + blocks.fc_block(keras.layers.Reshape((1,))(inputs["t"]), 4, name="t")
+        h = h * blocks.fc_block(vector, 4, name="c1")
+    h = h + blocks.fc_block(keras.layers.Reshape((1,))(inputs["t"]), 4, name="t1")
     out = keras.layers.Conv2D(1, 3, padding="same")(h)
     return roughen(keras.Model(inputs, out), seed=seed)
 
