@@ -134,8 +134,7 @@ def run_alone(network, plan, x, *, steps=None, clip=lambda x: x):
 
 
 @pytest.mark.parametrize("num_steps", [1, 5, 300])
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("sampler", "options"), [*MARGINAL, ("ddpm", {"variance": "beta"})])
+@pytest.mark.parametrize(("sampler", "options", "name"), on_schedules([*MARGINAL, BETA]))
 def test_a_perfect_network_gives_back_x0(sampler, options, name, num_steps):
     """The last row lands on s = 0: nothing of x and no noise is left, and no step is missing."""
     schedule = SCHEDULES[name]
