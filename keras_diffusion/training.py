@@ -1,5 +1,7 @@
 """DiffusionModel: a network, a schedule and a prediction as an ordinary Keras model."""
 
+import copy
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -160,6 +162,7 @@ class DiffusionModel(keras.Model):
         x0, label, weight = keras.utils.unpack_x_y_sample_weight(data)
         if weight is not None:
             raise ValueError("fit: expected images and labels, got sample weights too")
+        x0 = tf.convert_to_tensor(x0)
         if not x0.dtype.is_floating:
             raise ValueError(
                 f"images: expected floats in [0, 1], got {x0.dtype.name}; divide by 255"
@@ -302,7 +305,7 @@ class DiffusionModel(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = copy.deepcopy(config)  # Keras empties what it deserializes
         network = keras.saving.deserialize_keras_object(
             config.pop("network"), custom_objects=custom_objects
         )
