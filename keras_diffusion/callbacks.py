@@ -1,6 +1,7 @@
 """Callbacks for `model.fit` on a `DiffusionModel`: metrics, checkpoints, progress, time, a clean stop."""
 
 import csv
+import os
 import signal
 import statistics
 import sys
@@ -26,7 +27,6 @@ class MetricsCSV(keras.callbacks.Callback):
         super().__init__()
         self.run, self.steps_per_epoch = run, steps_per_epoch
         self.learning_rate_at, self.batch_sizes = learning_rate_at, batch_sizes
-        self.rate = float("nan")
 
     def on_train_begin(self, logs=None):
         self.file = self.run.metrics.open("a", buffering=1, newline="", encoding="utf-8")
@@ -38,13 +38,13 @@ class MetricsCSV(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         done = int(self.model.step.numpy())
         self.loss = float(self.model.batch_loss.numpy())
-        self.rate = self.batch_sizes(done - 1) / (time.perf_counter() - self.began)
+        seconds = time.perf_counter() - self.began
         row = {
             "epoch": (done - 1) // self.steps_per_epoch + 1,
             "step": done,
             "loss": self.loss,
             "learning_rate": self.learning_rate_at(done - 1),
-            "images_per_second": self.rate,
+            "images_per_second": self.batch_sizes(done - 1) / seconds,
         }
         self.writer.writerow(runs.format_metrics(row))
 
@@ -122,14 +122,16 @@ class TimeEstimate(keras.callbacks.Callback):
 
     Args:
         steps: steps still to do.
+        drawing: time of drawing the figures, in steps.
         width: D.
         has_gpu: whether a GPU trains.
         say: function of a line.
         after: how many steps are timed; the first two, which compile, are not.
     """
 
-    def __init__(self, *, steps, width, has_gpu, say, after=12):
+    def __init__(self, *, steps, drawing, width, has_gpu, say, after=12):
         super().__init__()
+        self.drawing = drawing
         self.steps, self.width, self.has_gpu, self.say, self.after = (
             steps,
             width,
@@ -148,13 +150,13 @@ class TimeEstimate(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.began)
         if len(self.seconds) == self.after:
             a_step = statistics.median(self.seconds[2:])
-            self.say(time_advice(a_step, self.steps, self.width, self.has_gpu))
+            self.say(time_advice(a_step, self.steps, self.drawing, self.width, self.has_gpu))
 
 
-def time_advice(seconds_per_step, steps, width, has_gpu):
+def time_advice(seconds_per_step, steps, drawing, width, has_gpu):
     """The line that `TimeEstimate` says. The time of a step grows with about the 1.8th power of the width."""
-    total = seconds_per_step * steps
-    line = f"{steps} steps of {seconds_per_step:.2f} s: about {_duration(total)} of training at width {width} on this machine"
+    total = seconds_per_step * (steps + drawing)
+    line = f"{steps} steps of {seconds_per_step:.2f} s, and the figures: about {_duration(total)} at width {width} on this machine"
     for smaller in (64, 48, 32, 24, 16):
         shorter = total * (smaller / width) ** 1.8
         if total > 3600 and not has_gpu and smaller < width and shorter < 1800:
@@ -181,6 +183,7 @@ class CleanStop(keras.callbacks.Callback):
     def _ask(self, number, frame):
         self.asked = True
         self.restore()
+        os.write(2, b"\nstopping after this step (or figure); once more stops at once\n")
 
     def restore(self):
         """Gives the signals back."""
@@ -192,20 +195,19 @@ class CleanStop(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class AtEpochs(keras.callbacks.Callback):
+class AfterEpochs(keras.callbacks.Callback):
     """Calls a function of (epoch, model) after whole epochs, counted from 1.
 
     Args:
-        draw: the function.
-        epochs: the epochs.
+        finish: the function.
         steps_per_epoch: steps in an epoch; an epoch that was stopped before its end doesn't count.
     """
 
-    def __init__(self, draw, *, epochs, steps_per_epoch):
+    def __init__(self, finish, *, steps_per_epoch):
         super().__init__()
-        self.draw, self.epochs, self.steps_per_epoch = draw, set(epochs), steps_per_epoch
+        self.finish, self.steps_per_epoch = finish, steps_per_epoch
 
     def on_epoch_end(self, epoch, logs=None):
         done = int(self.model.step.numpy())
-        if done % self.steps_per_epoch == 0 and done // self.steps_per_epoch in self.epochs:
-            self.draw(done // self.steps_per_epoch, self.model)
+        if done % self.steps_per_epoch == 0:
+            self.finish(done // self.steps_per_epoch, self.model)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -51,12 +52,25 @@ def run(main):
     except UserError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{program}: {str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def need(*packages, extra):
+    """Checks that packages are installed.
+
+    Raises:
+        UserError: where one isn't.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f'expected {package} to be installed, found none: pip install "keras-diffusion[{extra}]"'
+            )
 
 
 def load_tensorflow():

@@ -137,7 +137,7 @@ RECIPES = {
         _class(_FLOW, title="class-conditioned rectified flow", staff_loss=0.083),
     ),
 }
-PARTS = tuple(part for recipe in RECIPES["ddpm"] for part in recipe.parts)
+PARTS = tuple(sorted({p for rows in RECIPES.values() for recipe in rows for p in recipe.parts}))
 
 
 def recipe_of(part, *, edition="ddpm"):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import zipfile
 from datetime import UTC, datetime
 from importlib import metadata
 
@@ -11,20 +12,22 @@ import tensorflow as tf
 
 import keras_diffusion
 from keras_diffusion import callbacks, illustrate, nn, pipeline, schedules, settings
+from keras_diffusion.errors import UserError
 from keras_diffusion.runs import replacing
 from keras_diffusion.training import DiffusionModel
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "mlxtend")
 
 
-def fit(asked, data, run, *, command, say=print):
+def fit(asked, data, run, *, command, resume=False, say=print):
     """Trains a part, or goes on with it, and draws its figures.
 
     Args:
         asked: `settings.Settings`.
         data: `data.ImageData`.
-        run: `runs.Run`, its folders made. With checkpoints in it, the newest is continued.
+        run: `runs.Run`, its folders made.
         command: the command line that continues, for run.json and for Ctrl-C.
+        resume: whether to go on from the newest checkpoint, where there is one.
         say: function of a line.
 
     Returns:
@@ -36,13 +39,17 @@ def fit(asked, data, run, *, command, say=print):
     if not recipe.epochs:
         return _show(asked, data, run, command=command, say=say)
     steps_per_epoch = pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
-    model = _model(asked, data, run, steps_per_epoch)
+    earlier = run.read() if resume else {}
+    if not resume:
+        run.drop_checkpoints()
+    model = _last_model(run, say) or _new_model(asked, data, steps_per_epoch)
     start = int(model.step.numpy())
     run.cut_metrics(start)
-    record = _record(asked, data, command) | _describe(model.network, model)
-    earlier = run.read() if run.exists() else {}
-    run.write({**record, "status": "running", "figures": earlier.get("figures", [])})
-    finished = _train(asked, data, run, model, steps_per_epoch, say)
+    record = _record(asked, data, command, from_step=start) | _describe(model.network, model)
+    record["sessions"] = [*earlier.get("sessions", []), *record["sessions"]]
+    figures = earlier["figures"] if start else []
+    run.write({**record, "status": "running", "figures": figures})
+    finished = _train(asked, data, run, model, steps_per_epoch)
     if not finished:
         run.update(status="interrupted", steps=int(model.step.numpy()))
         say(f"stopped at step {int(model.step.numpy())}; to go on: {command}")
@@ -58,12 +65,17 @@ def _show(asked, data, run, *, command, say):
     recipe, network = asked.course, None
     if "architecture" in recipe.final_figures:
         network = _network(asked, data)
-        network.summary(print_fn=lambda text, **_: say(text), line_length=100)
+        network.summary(print_fn=lambda text, **_: say(text))
     scene = illustrate.Scene(None, network, data, recipe, run)
     drawn = illustrate.draw(scene, recipe.final_figures, say=say)
     described = _describe(network) if network else {}
     run.write(
-        {**_record(asked, data, command), **described, "status": "finished", "figures": drawn}
+        {
+            **_record(asked, data, command, from_step=0),
+            **described,
+            "status": "finished",
+            "figures": drawn,
+        }
     )
     return True
 
@@ -78,11 +90,22 @@ def _network(asked, data):
     )
 
 
-def _model(asked, data, run, steps_per_epoch):
-    """The newest checkpoint, or a new model."""
+def _last_model(run, say):
+    """The model of the newest checkpoint that can be read; None without checkpoints."""
     found = run.checkpoint_files()
+    for path in reversed(found):
+        try:
+            return keras.models.load_model(path)
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile):
+            say(f"{path.name} is damaged; trying the one before it")
     if found:
-        return keras.models.load_model(found[-1])
+        raise UserError(
+            f"--resume: expected a readable checkpoint in {run.checkpoints}, got {len(found)} damaged; --force starts over"
+        )
+    return None
+
+
+def _new_model(asked, data, steps_per_epoch):
     recipe = asked.course
     model = DiffusionModel(
         _network(asked, data),
@@ -102,7 +125,7 @@ def _model(asked, data, run, steps_per_epoch):
     return model
 
 
-def _train(asked, data, run, model, steps_per_epoch, say):
+def _train(asked, data, run, model, steps_per_epoch):
     """Runs `model.fit` up to the last epoch; whether it got there."""
     recipe, count = asked.course, len(data.x_train)
     start, total = int(model.step.numpy()), asked.epochs * steps_per_epoch
@@ -126,14 +149,20 @@ def _train(asked, data, run, model, steps_per_epoch, say):
     )
     checkpoints = callbacks.Checkpoints(run, steps_per_epoch=steps_per_epoch)
     estimate = callbacks.TimeEstimate(
-        steps=total - start, width=asked.width, has_gpu=_has_gpu(), say=progress.bar.write
+        steps=total - start,
+        # A step is three passes over a batch: one forward, two backward.
+        drawing=illustrate.evaluations(recipe, asked.epochs) / (3 * asked.batch_size),
+        width=asked.width,
+        has_gpu=_has_gpu(),
+        say=progress.bar.write,
     )
     stop = callbacks.CleanStop()
-    every = callbacks.AtEpochs(
-        finish_epoch, epochs=range(1, asked.epochs + 1), steps_per_epoch=steps_per_epoch
-    )
-    chain = [metrics, progress, estimate, checkpoints, every, stop]
+    finish = callbacks.AfterEpochs(finish_epoch, steps_per_epoch=steps_per_epoch)
+    chain = [metrics, progress, estimate, checkpoints, finish, stop]
+    epoch, begun = divmod(start, steps_per_epoch)
     try:
+        if epoch and not begun and not _is_drawn(run, epoch):
+            finish_epoch(epoch, model)  # the run ended while it drew this epoch's figures
         _fit_rest(asked, data, model, steps_per_epoch, chain)
         if int(model.step.numpy()) < total:
             checkpoints.save()
@@ -174,6 +203,11 @@ def _fit_rest(asked, data, model, steps_per_epoch, chain):
         fit(epoch, asked.epochs, steps_per_epoch)
 
 
+def _is_drawn(run, epoch):
+    """Whether an epoch's figures are on record; they are recorded together when the last of them is drawn."""
+    return any(figure["epoch"] == epoch for figure in run.read()["figures"])
+
+
 def _finish_epoch(asked, data, run, model, epoch, *, say):
     """Says the epoch's loss and draws what the part owes at this epoch."""
     recipe, last = asked.course, epoch == asked.epochs
@@ -192,20 +226,24 @@ def _finish_epoch(asked, data, run, model, epoch, *, say):
     run.update(figures=before + drawn)
 
 
-def _record(asked, data, command):
-    return {
-        "title": asked.course.title,
-        "parts": list(asked.course.parts),
-        "settings": settings.to_json(asked),
-        "data": data.identity(),
-        "command": command,
+def _record(asked, data, command, *, from_step):
+    session = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": from_step,
         "versions": _versions(),
         "machine": {
             "cpus": os.cpu_count(),
             "gpus": len(tf.config.list_physical_devices("GPU")),
             "system": f"{platform.system()} {platform.machine()}",
         },
+    }
+    return {
+        "title": asked.course.title,
+        "parts": list(asked.course.parts),
+        "settings": settings.to_json(asked),
+        "data": data.identity(),
+        "command": command,
+        "sessions": [session],  # one each time that the run was started or went on
     }
 
 
@@ -230,8 +268,8 @@ def _outcome(run, model):
         epochs.append(
             {
                 "epoch": epoch,
-                "mean_loss": float(np.mean(losses)),
-                "mean_loss_of_last_100_steps": float(np.mean(losses[-100:])),
+                "mean_loss": _number(np.mean(losses)),
+                "mean_loss_of_last_100_steps": _number(np.mean(losses[-100:])),
                 "median_images_per_second": float(
                     np.median([row["images_per_second"] for row in rows if row["epoch"] == epoch])
                 ),
@@ -243,6 +281,11 @@ def _outcome(run, model):
         "epochs": epochs,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _number(value):
+    """JSON knows neither NaN nor infinity."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _versions():

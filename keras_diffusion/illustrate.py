@@ -52,6 +52,18 @@ def draw(scene, names, *, say=lambda line: None):
     return drawn
 
 
+def evaluations(recipe, epochs):
+    """How often the network is called on an image for a run's figures, nearly all of it for samples."""
+    if "samples" not in recipe.figures:
+        return 0
+    sampling = dict(recipe.sampling)
+    steps = sampling.get("num_steps", recipe.schedule["num_train_steps"])
+    branches = 2 if recipe.num_classes else 1
+    drawings = len({epoch for epoch in recipe.figure_epochs if epoch < epochs} | {epochs})
+    images = branches * (40 * drawings + 20) + (5 * 20 if "guidance" in recipe.final_figures else 0)
+    return steps * images
+
+
 def _entry(file, part, epoch, caption):
     return {"file": f"figures/{file}", "part": part, "epoch": epoch, "caption": caption}
 
@@ -177,7 +189,8 @@ def denoised(scene):
 
 def out_of_distribution(scene):
     """1.2.2: one test digit, denoised at all seven sigmas by the network trained at one of them."""
-    x = _test_digits(scene.data)[7:8]
+    digits = _test_digits(scene.data)
+    x = digits[min(7, len(digits) - 1)][None]
     eps = _eps(1, x.shape[1:])
     z = np.concatenate([x + sigma * eps for sigma in course.SIGMAS]).astype(np.float32)
     figures.image_grid(
@@ -204,7 +217,7 @@ def _denoise(model, z):
 
 def one_step(scene):
     """2.2 and 2.5: training images, noised to ten times and denoised in one step."""
-    model, count = scene.model, 10
+    model, count = scene.model, min(10, len(scene.data.x_train))
     steps = model.schedule.num_train_steps
     t = np.round(np.linspace(1, steps, count + 1)[1:])
     x, label = _unit(scene.data.x_train[:count]), scene.data.y_train[:count].astype(np.int32)

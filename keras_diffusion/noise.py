@@ -46,12 +46,15 @@ def image_keys(seed, labels, indices):
     Returns:
         Pair of uint32 arrays [N].
     """
-    if not 0 <= int(seed) <= MAX_SEED:
-        raise ValueError(f"seed: expected an integer in [0, 2^63), got {seed}")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed: expected an integer in [0, 2^63), got {seed!r}")
+    labels, indices = np.asarray(labels), np.asarray(indices)
+    if indices.shape != labels.shape or indices.dtype.kind not in "iu" or indices.min() < 0:
+        raise ValueError(
+            f"indices: expected as many integers of at least 0 as labels {labels.shape}, got {indices.shape} of {indices.dtype}"
+        )
     seed = (np.uint32(int(seed) & 0xFFFFFFFF), np.uint32(int(seed) >> 32))
-    return threefry(
-        seed, (np.asarray(labels).astype(np.uint32), np.asarray(indices).astype(np.uint32))
-    )
+    return threefry(seed, (labels.astype(np.uint32), indices.astype(np.uint32)))
 
 
 def normal(keys, *, draw, shape):

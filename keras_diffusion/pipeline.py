@@ -91,10 +91,10 @@ def _permutation(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     pass, but isn't random enough: of a seed it uses 8 bits, so that epoch 256 repeats epoch 0, and
     the orders of two successive epochs have a correlation of 0.9.
     """
-    # With "philox" named, since the algorithm of choice depends on the device.
+    # Far from the keys (seed, step) of training's own draws. With "philox" named, since the algorithm of choice depends on the device.
     keys = tf.random.stateless_uniform(
         [count],
-        seed=tf.stack([tf.constant(seed, tf.int64), epoch]),
+        seed=tf.stack([tf.constant(seed, tf.int64), tf.int64.max - epoch]),
         minval=None,
         maxval=None,
         dtype=tf.int64,

@@ -13,6 +13,8 @@ from keras_diffusion.errors import UserError
 
 FORMAT = 1
 COLUMNS = ("epoch", "step", "loss", "learning_rate", "images_per_second")
+_PARSE = {"epoch": int, "step": int}
+_REQUIRED = {"status": str, "settings": dict, "data": dict, "figures": list}
 
 
 @contextlib.contextmanager
@@ -44,10 +46,10 @@ class Run:
 
     def exists(self):
         """Whether there is a run.json."""
-        return self._record.is_file()
+        return os.path.isfile(self._record)
 
     def create(self):
-        """Makes the folders.
+        """Makes the folders, and removes what a killed process left beside its targets.
 
         Raises:
             UserError: where that can't be done.
@@ -55,6 +57,9 @@ class Run:
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
+            for folder in (self.folder, self.figures, self.checkpoints):
+                for path in folder.glob(".*.tmp*"):
+                    path.unlink()
         except OSError as error:
             raise UserError(
                 f"--out: expected a folder that can be written, got {self.folder} ({error.strerror})"
@@ -64,7 +69,7 @@ class Run:
         """run.json.
 
         Raises:
-            UserError: where it is unreadable or of another format.
+            UserError: where it is unreadable, of another format, or lacks what every run has.
         """
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
@@ -74,6 +79,11 @@ class Run:
             raise UserError(
                 f"{self._record}: expected a run.json of format {FORMAT}, got another one"
             )
+        for name, kind in _REQUIRED.items():
+            if not isinstance(record.get(name), kind):
+                raise UserError(
+                    f"{self._record}: expected {name!r} as {kind.__name__}, got {record.get(name)!r}"
+                )
         return record
 
     def write(self, record):
@@ -88,9 +98,14 @@ class Run:
         self.write({**self.read(), **changes})
 
     def clear(self):
-        """Removes what an earlier run left; run.json first, so that what remains is never taken for a run."""
-        for path in [self._record, self.metrics, self.model, *self.figures.glob("*")]:
+        """Removes what an earlier run left; its checkpoints first, so that none is ever taken for another run's."""
+        self.drop_checkpoints()
+        figures = [*self.figures.glob("*.png"), *self.figures.glob("*.gif")]
+        for path in [self._record, self.metrics, self.model, *figures]:
             path.unlink(missing_ok=True)
+
+    def drop_checkpoints(self):
+        """Removes the checkpoints."""
         for path in self.checkpoint_files():
             path.unlink()
 
@@ -103,21 +118,27 @@ class Run:
         return self.checkpoints / f"step-{step:08d}.keras"
 
     def read_metrics(self):
-        """Rows of metrics.csv as dicts of numbers."""
+        """Rows of metrics.csv as dicts of numbers.
+
+        Raises:
+            UserError: where a row isn't one.
+        """
         if not self.metrics.is_file():
             return []
-        with self.metrics.open(newline="", encoding="utf-8") as file:
-            return [
-                {
-                    name: int(row[name]) if name in ("epoch", "step") else float(row[name])
-                    for name in COLUMNS
-                }
-                for row in csv.DictReader(file)
-            ]
+        rows: list[dict] = []
+        try:
+            with self.metrics.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file, strict=True):
+                    rows.append({name: _PARSE.get(name, float)(row[name]) for name in COLUMNS})
+        except (KeyError, TypeError, ValueError, csv.Error):
+            raise UserError(
+                f"{self.metrics}: expected the columns {','.join(COLUMNS)} in line {len(rows) + 2}, got something else"
+            ) from None
+        return rows
 
     def cut_metrics(self, step):
-        """Removes the rows after a step, and makes the file where there is none."""
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        """Removes the rows after a step; makes the file where there is none."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step] if step else []
         with replacing(self.metrics) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

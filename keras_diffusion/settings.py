@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from keras_diffusion import course
 from keras_diffusion.errors import UserError
@@ -66,11 +67,28 @@ def resolve(given, before=None):
     """
     given = {name: value for name, value in given.items() if value is not None}
     if before is not None:
+        _check_fields(before)
         given = {**before, **_checked_against(given, before)}
     recipe = course.recipe_of(given["part"], edition=given.get("edition", "ddpm"))
+    for name in ("epochs", "batch_size"):
+        if not recipe.epochs and before is None and name in given:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: part {given['part']} trains nothing; leave it out")
     chosen = {name: getattr(recipe, name) for name in ("width", "epochs", "batch_size")}
     # A part is known by the part that trains it: 2.6 and 2.5 are one run.
     return Settings(**{**chosen, **given, "part": recipe.parts[0]})
+
+
+def _check_fields(before):
+    """Whether an earlier run's settings are settings: the fields of `Settings`, each of its type."""
+    for field in dataclasses.fields(Settings):
+        value = before.get(field.name)
+        kind: Any = field.type
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"run.json: expected {field.name!r} among the settings, got {value!r}")
+    unknown = set(before) - {field.name for field in dataclasses.fields(Settings)}
+    if unknown:
+        raise UserError(f"run.json: expected no other settings, got {sorted(unknown)}")
 
 
 def _checked_against(given, before):

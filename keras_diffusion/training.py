@@ -252,14 +252,14 @@ class DiffusionModel(keras.Model):
         plan = samplers.plan(
             self.schedule, self.prediction, sampler=sampler, num_steps=num_steps, **options
         )
-        indices = noise.occurrence(labels) if indices is None else np.asarray(indices)
+        indices = noise.occurrence(labels) if indices is None else indices
+        keys = noise.image_keys(seed, labels, indices)
         scale = float(
             (5.0 if self.num_classes else 1.0) if guidance_scale is None else guidance_scale
         )
         parts = []
         for chunk in _chunks(len(labels), plan, self.image_shape):
-            keys = noise.image_keys(seed, labels[chunk], indices[chunk])
-            x, steps = loop.draw_noise(plan, keys, self.image_shape)
+            x, steps = loop.draw_noise(plan, [key[chunk] for key in keys], self.image_shape)
             run = self._loop()(
                 plan,
                 x=x,
@@ -279,7 +279,7 @@ class DiffusionModel(keras.Model):
         if (labels is None) == (num_images is None):
             raise ValueError("sample: expected either labels or num_images")
         if labels is None:
-            if int(num_images) != num_images or num_images < 1:
+            if not isinstance(num_images, int | np.integer) or num_images < 1:
                 raise ValueError(f"num_images: expected a positive integer, got {num_images}")
             labels = np.full(num_images, self.num_classes)
         return loop.check_labels(labels, self.num_classes)

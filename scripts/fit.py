@@ -38,7 +38,7 @@ def parse(arguments):
     parser.add_argument(
         "--recipe",
         choices=tuple(settings.EMA_DECAY),
-        help="course: to the letter, no averaged weights (default)",
+        help="course: to the letter; default: figures from averaged weights",
     )
     return parser.parse_args(arguments)
 
@@ -83,16 +83,20 @@ def main():
         raise UserError(
             f"--resume: the data of this run was {run.read()['data']['sha256'][:12]}..., now it is {images.identity()['sha256'][:12]}..."
         )
+    cli.need("tensorflow", "matplotlib", "tqdm", extra="train")
     run.create()
-    if options.force:
-        run.clear()
     cli.load_tensorflow()  # takes seconds: only when everything else is in order
     from keras_diffusion import fitting
 
+    if options.force and run.exists():
+        run.clear()
     words = [word for word in sys.argv if word not in ("--force", "--resume")]
     command = shlex.join(["python", *words, "--resume"])
-    if not fitting.fit(asked, images, run, command=command):
-        return cli.INTERRUPTED
+    try:
+        if not fitting.fit(asked, images, run, command=command, resume=options.resume):
+            return cli.INTERRUPTED
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None
     print(f"run:     {run.folder}\nfigures: {run.figures}")
     return 0
 

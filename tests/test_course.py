@@ -90,6 +90,19 @@ def test_what_the_user_gives_goes_before_the_recipe():
     assert settings.resolve({"part": "2.3", "edition": "flow"}).folder == "runs/part-2.2-flow"
 
 
+def test_a_part_that_trains_nothing_takes_no_epochs():
+    with pytest.raises(UserError, match="--epochs: part 1.1 trains nothing"):
+        settings.resolve({"part": "1.1", "epochs": 3})
+    assert settings.resolve({"part": "1.1", "width": 32}).epochs == 0
+
+
+def test_settings_of_another_make_are_one_line():
+    good = dataclasses.asdict(settings.resolve({"part": "2.5"}))
+    for bad in ({**good, "width": "64"}, {**good, "seed": True}, {**good, "colour": 1}, {}):
+        with pytest.raises(UserError, match="run.json: expected"):
+            settings.resolve({"part": "2.5"}, bad)
+
+
 def test_the_courses_recipe_has_no_averaged_weights():
     assert settings.resolve({"part": "2.5", "recipe": "course"}).ema_decay is None
     assert settings.resolve({"part": "2.5"}).ema_decay == 0.999

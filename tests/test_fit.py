@@ -1,7 +1,9 @@
 """Whole runs of the course, small: figures, metrics, an interruption, and what a finished folder says."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import keras
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_diffusion import callbacks, fitting, settings
+from keras_diffusion import callbacks, fitting, illustrate, settings
 from keras_diffusion.data import ImageData
+from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
 
 COUNT, BATCH, EPOCHS = 90, 32, 2  # the third batch of an epoch is short
@@ -40,12 +43,11 @@ def ask(part, **given):
     )
 
 
-def train(folder, asked, images):
+def train(folder, asked, images, *, resume=False):
     run, said = Run(folder), []
     run.create()
-    finished = fitting.fit(
-        asked, images, run, command="python scripts/fit.py --resume", say=said.append
-    )
+    command = "python scripts/fit.py --resume"
+    finished = fitting.fit(asked, images, run, command=command, resume=resume, say=said.append)
     return run, finished, said
 
 
@@ -61,6 +63,18 @@ def weights(path):
     return [np.asarray(w) for w in [*model.weights, *model.optimizer.variables]]
 
 
+def assert_same_outcome(run, other):
+    """Weights, optimizer, metrics and figures, bit for bit."""
+    for ours, theirs in zip(weights(run.model), weights(other.model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(run.read_metrics(), other.read_metrics(), strict=True):
+        assert {**ours, "images_per_second": 0} == {**theirs, "images_per_second": 0}
+    assert run.read()["figures"] == other.read()["figures"]
+    assert len(list(run.figures.iterdir())) == len(list(other.figures.iterdir()))
+    for path in other.figures.iterdir():
+        assert (run.figures / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 def test_a_finished_run_says_everything_about_itself(flow_run, images):
     record = flow_run.read()
     assert record["status"] == "finished" and record["steps"] == STEPS
@@ -70,7 +84,8 @@ def test_a_finished_run_says_everything_about_itself(flow_run, images):
     )
     assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2]
     assert record["schedule"] == {"name": "flow", "num_train_steps": 300}
-    assert {"tensorflow", "keras", "numpy", "python", "keras_diffusion"} <= set(record["versions"])
+    (session,) = record["sessions"]
+    assert {"tensorflow", "keras", "numpy", "python", "keras_diffusion"} <= set(session["versions"])
     assert record["command"].endswith("--resume")
 
 
@@ -125,15 +140,60 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_nothing_had_been(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
 
-    run, finished, _ = train(tmp_path / "run", asked, images)
+    run, finished, _ = train(tmp_path / "run", asked, images, resume=True)
     assert finished
-    for ours, theirs in zip(weights(run.model), weights(flow_run.model), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs in zip(run.read_metrics(), flow_run.read_metrics(), strict=True):
-        assert {**ours, "images_per_second": 0} == {**theirs, "images_per_second": 0}
-    assert run.read()["figures"] == flow_run.read()["figures"]
-    for path in flow_run.figures.iterdir():
-        assert (run.figures / path.name).read_bytes() == path.read_bytes(), path.name
+    assert [session["from_step"] for session in run.read()["sessions"]] == [0, 2]
+    assert_same_outcome(run, flow_run)
+
+
+@pytest.fixture
+def unfinished(tmp_path, flow_run):
+    """The finished run, set back to the moment before its last figures."""
+    shutil.copytree(flow_run.folder, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    kept = [figure for figure in run.read()["figures"] if figure["epoch"] == 1]
+    for path in run.figures.iterdir():
+        if f"figures/{path.name}" not in {figure["file"] for figure in kept}:
+            path.unlink()
+    run.model.unlink()
+    run.update(status="running", figures=kept)
+    return run
+
+
+def test_figures_that_a_kill_prevented_are_drawn_on_resuming(unfinished, flow_run, images):
+    _, finished, _ = train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
+    assert finished
+    assert_same_outcome(unfinished, flow_run)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(unfinished, flow_run, images):
+    newest = unfinished.checkpoint_files()[-1]
+    newest.write_bytes(newest.read_bytes()[:5000])
+    _, finished, said = train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
+    assert finished and f"{newest.name} is damaged; trying the one before it" in said
+    assert_same_outcome(unfinished, flow_run)
+
+
+def test_only_damaged_checkpoints_are_one_line(unfinished, images):
+    for path in unfinished.checkpoint_files():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="expected a readable checkpoint"):
+        train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
+
+
+def test_checkpoints_of_a_run_that_is_not_resumed_are_not_used(tmp_path, flow_run, images):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(flow_run.checkpoint_files()[-1], tmp_path / "run" / "checkpoints")
+    run, finished, _ = train(tmp_path / "run", ask("1.2.1", epochs=1), images)
+    assert finished and run.read()["steps"] == STEPS // EPOCHS
+    assert keras.models.load_model(run.model).prediction == "x0"
+
+
+def test_a_handful_of_images_of_few_classes_is_enough(tmp_path, images):
+    few = dataclasses.replace(images, x_test=images.x_test[:3], y_test=images.y_test[:3]).limit(4)
+    for part, edition in (("1.2.1", "ddpm"), ("2.2", "flow")):
+        run, finished, _ = train(tmp_path / part, ask(part, edition=edition, epochs=1), few)
+        assert finished and run.read()["steps"] == 1
 
 
 def test_checkpoints_hold_the_last_two(flow_run):
@@ -179,8 +239,16 @@ def test_parts_that_only_show_something_train_nothing(tmp_path, images, part, fi
 
 
 def test_time_advice_names_a_width_that_takes_minutes_where_the_run_takes_hours():
-    line = callbacks.time_advice(6.0, 20 * 469, 128, False)
+    line = callbacks.time_advice(6.0, 20 * 469, 0, 128, False)
     assert "15.6 h" in line and "--width 16" in line
-    assert "--width" not in callbacks.time_advice(6.0, 20 * 469, 128, True)
-    assert "--width" not in callbacks.time_advice(0.1, 469, 64, False)
-    assert "47 s" in callbacks.time_advice(0.1, 469, 64, False)
+    assert "--width" not in callbacks.time_advice(6.0, 20 * 469, 0, 128, True)
+    assert "--width" not in callbacks.time_advice(0.1, 469, 0, 64, False)
+    assert "47 s" in callbacks.time_advice(0.1, 469, 0, 64, False)
+    assert "57 s" in callbacks.time_advice(0.1, 469, 100, 64, False)
+
+
+def test_the_time_of_figures_counts_every_call_of_the_network():
+    # samples at epochs 1, 5 and 7 and the animation, with two branches; guidance 0 with one, 5 and 10 with two
+    assert illustrate.evaluations(ask("2.5").course, 7) == 300 * (2 * (3 * 40 + 20) + 5 * 20)
+    assert illustrate.evaluations(ask("2.2", edition="flow").course, 1) == 50 * (40 + 20)
+    assert illustrate.evaluations(ask("1.2.1").course, 5) == 0

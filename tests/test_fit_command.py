@@ -39,7 +39,8 @@ def leave_run(folder, status):
         part="2.5", edition="ddpm", recipe="default", width=32, epochs=3, batch_size=128,
         data="mnist-5k", limit=None, seed=0, xla="auto", precision="float32",
     )  # fmt: skip
-    record = {"format": 1, "status": status, "settings": settings, "data": {"sha256": "0" * 64}}
+    record = {"format": 1, "status": status, "settings": settings, "figures": []}
+    record["data"] = {"sha256": "0" * 64}
     (folder / "run.json").write_text(json.dumps(record))
 
 
@@ -82,6 +83,8 @@ BAD = [
     (["--part", "2.5", "--out", "finished"], "--force replaces it"),
     (["--part", "2.6", "--out", "interrupted"], "--resume goes on"),
     (["--part", "2.5", "--out", "broken"], "run.json"),
+    (["--part", "1.2", "--data", "mnist-5k", "--out", "x" * 300], "File name too long"),
+    (["--part", "1.1", "--epochs", "3"], "trains nothing"),
     (["--part", "2.5", "--out", "finished", "--resume"], "is finished"),
     (["--part", "2.5", "--out", "nowhere", "--resume"], "found none"),
     (["--part", "2.5", "--out", "interrupted", "--resume", "--width", "64"], "was 32"),

@@ -54,18 +54,41 @@ def test_cutting_metrics_keeps_the_rows_up_to_a_step(run):
 
 
 def test_records_survive_a_round_trip_and_updates_keep_the_rest(run):
-    run.write({"status": "running", "figures": []})
+    run.write({"status": "running", "figures": [], "settings": {}, "data": {}})
     run.update(status="finished")
     record = run.read()
     assert record["status"] == "finished" and record["figures"] == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"format": 99}), "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", json.dumps({"format": 99}), json.dumps({"format": 1}), "\x00",
+     json.dumps({"format": 1, "status": "finished", "settings": [], "data": {}, "figures": []})],
+)  # fmt: skip
 def test_unreadable_records_are_one_line(run, text):
     (run.folder / "run.json").write_text(text)
     with pytest.raises(UserError) as error:
         run.read()
     assert "\n" not in str(error.value) and "expected" in str(error.value)
+
+
+@pytest.mark.parametrize("tail", ["1,2,0.4\n", "a,b,c,d,e\n", "\0\0\0", "1,2,x,0.1,3\n"])
+def test_damaged_metrics_are_one_line_that_names_the_line(run, tail):
+    write_rows(run, [1])
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write(tail)
+    with pytest.raises(UserError, match="in line 3") as error:
+        run.cut_metrics(1)
+    assert "\n" not in str(error.value)
+    run.cut_metrics(0)  # a fresh start doesn't read what it replaces
+    assert run.read_metrics() == []
+
+
+def test_what_a_killed_process_left_is_removed(run):
+    for folder in (run.folder, run.figures, run.checkpoints):
+        (folder / ".step-00000001.99.tmp.keras").touch()
+    run.create()
+    assert not [path for path in run.folder.rglob("*") if path.is_file()]
 
 
 def test_a_folder_that_is_a_file_is_one_line(tmp_path):

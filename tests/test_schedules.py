@@ -162,7 +162,7 @@ def test_tables_are_frozen():
         (lambda: schedules.table_schedule([1.0, 0.5], [0.1, 0.5]), "start at 0"),
         (lambda: schedules.table_schedule([1.0, 0.5, 0.4], [0.0, 0.5, 0.5]), "increase"),
         (
-            lambda: schedules.table_schedule([1.0, 0.6], [0.0, 0.8], continuous=True),
+            lambda: schedules.table_schedule([1.0, 0.8, 0.6], [0.0, 0.6, 0.8], continuous=True),
             "variance-preserving",
         ),
         (lambda: schedules.flow_schedule(10).at(10.5), "t: expected times in \\[0, 10\\]"),
@@ -177,3 +177,9 @@ def test_errors(make, expected):
     with pytest.raises(ValueError, match=expected) as error:
         make()
     one_line(error)
+
+
+def test_a_flow_of_one_step_is_a_flow():
+    schedule = schedules.flow_schedule(1)
+    assert schedule.continuous and not schedule.is_variance_preserving
+    np.testing.assert_allclose(schedule.at(0.3), (0.7, 0.3))

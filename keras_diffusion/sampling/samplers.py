@@ -21,7 +21,7 @@ def uniform_times(schedule, num_steps=None):
     """
     most = schedule.num_train_steps
     num_steps = most if num_steps is None else num_steps
-    if int(num_steps) != num_steps or not 1 <= num_steps <= most:
+    if not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= most:
         raise ValueError(f"num_steps: expected an integer in 1..{most}, got {num_steps}")
     times = np.linspace(most, 0, num_steps + 1)
     return times if schedule.continuous else np.round(times)
