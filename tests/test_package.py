@@ -1,0 +1,46 @@
+"""What importing the package does and doesn't do, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import keras_diffusion
+
+
+def python(code):
+    """Standard output of a fresh process."""
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_importing_it_loads_neither_tensorflow_nor_keras():
+    code = "import sys, keras_diffusion.sampling, keras_diffusion.data, keras_diffusion.course; print(*sys.modules)"
+    loaded = set(python(code))
+    assert "keras_diffusion.sampling" in loaded
+    assert not loaded & {"tensorflow", "keras", "matplotlib", "mlxtend", "tensorflow_datasets"}
+
+
+@pytest.mark.parametrize("order", ["keras, keras_diffusion", "keras_diffusion, keras"])
+def test_keras_knows_our_classes_whichever_is_imported_first(order):
+    code = (
+        f"import {order}\n"
+        "names = ('DiffusionModel', 'BatchNorm', 'OneHot', 'gelu')\n"
+        "print(*(keras.saving.get_registered_object(f'keras_diffusion>{n}').__name__ for n in names))"
+    )
+    assert python(code) == ["DiffusionModel", "BatchNorm", "OneHot", "gelu"]
+
+
+def test_importing_the_networks_first_works_too():
+    assert python("from keras_diffusion.nn import unet; print(unet.__name__)") == ["unet"]
+
+
+def test_every_public_name_is_there():
+    assert set(keras_diffusion.__all__) <= set(dir(keras_diffusion))
+    for name in keras_diffusion.__all__:
+        assert getattr(keras_diffusion, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        keras_diffusion.nothing  # noqa: B018
