@@ -74,15 +74,22 @@ def open_run(options):
     return asked, run
 
 
+def check_data(run, images):
+    """Whether a run that goes on has the data that it began with."""
+    before, now = run.read()["data"].get("sha256", ""), images.identity()["sha256"]
+    if before != now:
+        raise UserError(
+            f"--resume: the data of this run was {before[:12]}..., now it is {now[:12]}..."
+        )
+
+
 def main():
     options = parse(sys.argv[1:])
     asked, run = open_run(options)
     images = data.load(asked.data, notify=print)
     images = images.limit(asked.limit) if asked.limit else images
-    if options.resume and run.read()["data"]["sha256"] != images.identity()["sha256"]:
-        raise UserError(
-            f"--resume: the data of this run was {run.read()['data']['sha256'][:12]}..., now it is {images.identity()['sha256'][:12]}..."
-        )
+    if options.resume:
+        check_data(run, images)
     cli.need("tensorflow", "matplotlib", "tqdm", extra="train")
     run.create()
     cli.load_tensorflow()  # takes seconds: only when everything else is in order
