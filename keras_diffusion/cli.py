@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import math
 import os
 import sys
 import tempfile
@@ -42,6 +43,37 @@ def integer(low, high=None):
         return value
 
     return parse
+
+
+def number(low=-math.inf, high=math.inf):
+    """An option's type: a finite number of at least `low`, at most `high`."""
+    wanted = "a number" if math.isinf(low) else f"a number in {low}..{high}"
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high):
+            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+        return value
+
+    return parse
+
+
+def check_output(path, suffixes):
+    """Whether a file can be written there: its folder is one, and its name ends as it should.
+
+    Raises:
+        UserError: where it can't.
+    """
+    folder, suffix = os.path.dirname(path) or ".", os.path.splitext(path)[1].lower()
+    if suffix not in suffixes:
+        raise UserError(f"--out: expected a name ending in {', '.join(suffixes)}, got {path!r}")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f"--out: expected a folder that can be written, got {folder!r}; make it")
+    if os.path.isdir(path):
+        raise UserError(f"--out: expected a file, got the folder {path!r}")
 
 
 def run(main):

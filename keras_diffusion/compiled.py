@@ -4,6 +4,12 @@ import tensorflow as tf
 
 from keras_diffusion.sampling import guidance, tableau
 
+_OPS = guidance.Ops(
+    concat=lambda a, b: tf.concat([a, b], 0),
+    split=lambda x: tf.split(x, 2),
+    spread=lambda x: tf.math.reduce_std(x, axis=(1, 2, 3), keepdims=True),
+)
+
 
 class SamplingLoop:
     """Runs tableaus around one network, compiled once for each kind of loop (with XLA: for each shape).
@@ -20,47 +26,46 @@ class SamplingLoop:
         self.jit_compile = jit_compile
         self._functions = {}
 
-    def __call__(self, plan, *, x, label, scale, noise, clip=True, trajectory=False):
-        """Runs a tableau.
+    def runner(self, *, guidance_rescale=0.0, clip=True):
+        """`sampling.loop.drive`'s `run`: (plan, x, x0, asked, *, weights, noise) -> (x, x0), on tensors."""
 
-        Args:
-            plan: `Tableau`.
-            x: float32 [N, H, W, C], the initial noise.
-            label: int [N].
-            scale: guidance scale.
-            noise: float32 [S, N, H, W, C], or [S, 1, 1, 1, 1] for a plan without noise.
-            clip: whether every estimate of x0 is clipped to [0, 1].
-            trajectory: whether to return the estimates of x0 as well.
+        def run(plan, x, x0, asked, *, weights, noise):
+            branches = _branches(asked.scale, weights)
+            function = self._function(branches, guidance_rescale, clip, asked.keep is not None)
+            known = () if asked.keep is None else (tf.constant(asked.keep), asked.image)
+            return function(
+                tf.convert_to_tensor(x, tf.float32),
+                tf.convert_to_tensor(x0, tf.float32),
+                tf.constant(asked.labels, tf.int32),
+                tf.constant(asked.scale[:, None, None, None], tf.float32),
+                tf.constant(weights, tf.float32),
+                tf.constant(plan.t / plan.num_train_steps, tf.float32),
+                tf.constant(plan.rows, tf.float32),
+                tf.constant(noise, tf.float32),
+                *known,
+            )
 
-        Returns:
-            Tensor [N, H, W, C], or (that, estimates [S, N, H, W, C]).
-        """
-        # Scales 0 and 1 are other graphs (one branch); all the rest are one graph with the scale as its input.
-        branch = scale if scale in (0, 1) else None
-        run = self._function(branch, clip, trajectory)
-        images, estimates = run(
-            tf.constant(x, tf.float32),
-            tf.constant(label, tf.int32),
-            tf.constant(scale, tf.float32),
-            tf.constant(plan.t / plan.num_train_steps, tf.float32),
-            tf.constant(plan.rows, tf.float32),
-            tf.constant(noise, tf.float32),
-        )
-        return (images, estimates) if trajectory else images
+        return run
 
-    def _function(self, branch, clip, trajectory):
-        key = (branch, clip, trajectory)
+    def _function(self, branches, rescale, clip, keeps):
+        key = (branches, rescale, clip, keeps)
         if key not in self._functions:
+            network = _call(self.network, self.null_label, branches, rescale)
+            bounded = clip_unit if clip else tf.identity
 
-            def run(x, label, scale, t, rows, noise):
-                network = guidance.guided(
-                    self.network,
-                    scale=scale if branch is None else branch,
-                    null_label=self.null_label,
-                    concat=lambda a, b: tf.concat([a, b], 0),
-                    split=lambda out: tf.split(out, 2),
-                )
-                return _loop(network, x, label, t, rows, noise, clip, trajectory)
+            def run(x, x0, label, scale, weights, t, rows, noise, keep=None, image=None):
+                def limit(x0):
+                    return tf.where(keep, image, bounded(x0)) if keeps else bounded(x0)
+
+                def row(i, x, x0):
+                    times = tf.fill(tf.shape(x)[:1], t[i])
+                    out = network(x, times, label, 1 + weights[i] * (scale - 1))
+                    columns = tableau.Row(*tf.unstack(rows[i], num=len(tableau.Row._fields)))
+                    return i + 1, *tableau.step(x, x0, out, noise[i], columns, limit)
+
+                count = tf.shape(rows)[0]
+                _, x, x0 = tf.while_loop(lambda i, *_: i < count, row, (0, x, x0))
+                return x, x0
 
             self._functions[key] = tf.function(
                 run, jit_compile=self.jit_compile, reduce_retracing=True
@@ -68,22 +73,30 @@ class SamplingLoop:
         return self._functions[key]
 
 
-def _loop(network, x, label, t, rows, noise, clip, trajectory):
-    count = tf.shape(rows)[0]
-    kept = tf.TensorArray(tf.float32, size=count if trajectory else 0, element_shape=x.shape)
-    limit = clip_unit if clip else tf.identity
+def _branches(scale, weights):
+    """Which branches these rows need; each answer is a graph of its own."""
+    if (scale == 1).all() or not weights.any():
+        return "cond"
+    if not weights.all():
+        return "some"
+    return "uncond" if (scale == 0).all() else "both"
 
-    def body(i, x, x0, kept):
-        times = tf.fill(tf.shape(x)[:1], t[i])
-        row = tableau.Row(*tf.unstack(rows[i], num=len(tableau.Row._fields)))
-        x, x0 = tableau.step(x, x0, network(x, times, label), noise[i], row, limit)
-        return i + 1, x, x0, kept.write(i, x0) if trajectory else kept
 
-    def more(i, *_):
-        return i < count
+def _call(network, null_label, branches, rescale):
+    """The network as a callable (x, t, label, scale) -> out."""
+    both = guidance.guided(network, null_label=null_label, ops=_OPS, rescale=rescale)
+    alone = guidance.unconditional(network, null_label=null_label)
 
-    _, x, _, kept = tf.while_loop(more, body, (0, x, tf.zeros_like(x), kept))
-    return clip_unit(x), kept.stack() if trajectory else tf.zeros([0])
+    def some(x, t, label, scale):
+        guides = tf.reduce_any(scale != 1)
+        return tf.cond(guides, lambda: both(x, t, label, scale), lambda: network(x, t, label))
+
+    return {
+        "cond": lambda x, t, label, scale: network(x, t, label),
+        "uncond": lambda x, t, label, scale: alone(x, t, label),
+        "both": both,
+        "some": some,
+    }[branches]
 
 
 def clip_unit(x):

@@ -76,7 +76,7 @@ _DDPM = Recipe(
     epochs=20,
     figures=("one_step", "samples"),
     figure_epochs=(1, 5, 10, 15, 20),
-    sampling=(("sampler", "ddpm"), ("variance", "beta_tilde")),
+    sampling=(("sampler", "ddpm"), ("variance", "beta_tilde"), ("num_steps", 300)),
 )
 _FLOW = replace(
     _DDPM,

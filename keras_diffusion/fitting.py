@@ -241,7 +241,7 @@ def _record(asked, data, command, *, from_step):
         "title": asked.course.title,
         "parts": list(asked.course.parts),
         "settings": settings.to_json(asked),
-        "data": data.identity(),
+        "data": {**data.identity(), "class_names": list(data.class_names)},
         "command": command,
         "sessions": [session],  # one each time that the run was started or went on
     }

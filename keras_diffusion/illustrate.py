@@ -299,7 +299,9 @@ def guidance(scene):
 
 def animation(scene):
     """2.3 and 2.6: the estimate of x0 on the way from noise to image."""
-    _, estimates = _sample(scene, _sample_labels(scene, rows=2), trajectory=True)
+    estimates = []
+    labels = _sample_labels(scene, rows=2)
+    _sample(scene, labels, callback=lambda estimate: estimates.append(estimate.x0))
     every = max(1, len(estimates) // 40)
     shown = np.concatenate([estimates[:-1:every], estimates[-1:]])
     figures.animation(scene.path("sampling.gif"), np.stack([_grid(x, rows=2) for x in shown]))

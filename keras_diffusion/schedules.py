@@ -39,6 +39,8 @@ class Schedule:
             raise ValueError("alpha and sigma: expected finite values and alpha >= 0")
         if sigma[0] != 0 or (np.diff(sigma) <= 0).any():
             raise ValueError("sigma: expected to start at 0 and to increase with t")
+        if (alpha[1:] * sigma[:-1] >= alpha[:-1] * sigma[1:]).any():
+            raise ValueError("alpha/sigma: expected to fall with t")
         if self.continuous and alpha.size > 2 and np.allclose(alpha**2 + sigma**2, 1.0):
             raise ValueError(
                 "continuous: expected tables that are linear between integers, got a variance-preserving pair"
@@ -51,6 +53,11 @@ class Schedule:
     def num_train_steps(self):
         """T."""
         return self.alpha.size - 1
+
+    @property
+    def is_flow(self):
+        """Whether alpha + sigma = 1 for every t: a straight line from the image to the noise."""
+        return bool(np.allclose(self.alpha + self.sigma, 1.0, rtol=0, atol=1e-12))
 
     @property
     def is_variance_preserving(self):
@@ -96,6 +103,35 @@ class Schedule:
         alpha, sigma = self.at(t)
         with np.errstate(divide="ignore"):
             return np.log(alpha) - np.log(sigma)
+
+    def time_at(self, lam):
+        """The time at which half log-SNR is `lam`; the inverse of `lam`.
+
+        Args:
+            lam: finite float array, at least `lam(T)`.
+
+        Returns:
+            float64 in (0, T], shaped like `lam`.
+
+        Raises:
+            ValueError: where `lam` isn't finite or less than the schedule's least.
+        """
+        lam, table = np.asarray(lam, dtype=np.float64), self._table_lam()
+        if not (np.isfinite(lam) & (lam >= table[-1])).all():
+            raise ValueError(f"lam: expected finite values of at least {table[-1]:g}, got {lam}")
+        upper = np.clip(np.searchsorted(-table, -lam), 1, self.num_train_steps)
+        low, high = table[upper - 1], table[upper]
+        (alpha, sigma), ratio = (self.alpha, self.sigma), np.exp(-lam)
+        (alpha_l, alpha_u), (sigma_l, sigma_u) = ((c[upper - 1], c[upper]) for c in (alpha, sigma))
+        # Between two integers both tables are straight lines ...
+        part = (ratio * alpha_l - sigma_l) / (sigma_u - sigma_l - ratio * (alpha_u - alpha_l))
+        if self.is_variance_preserving:  # ... or lam is one, or sigma where lam isn't finite.
+            inside = np.isfinite(low) & np.isfinite(high)
+            with np.errstate(invalid="ignore"):
+                line = (lam - low) / (high - low)
+            ends = (_sigmoid_sqrt(-2 * lam) - sigma_l) / (sigma_u - sigma_l)
+            part = np.where(inside, line, ends)
+        return upper - 1 + np.clip(part, 0.0, 1.0)
 
     def _table_lam(self):
         with np.errstate(divide="ignore"):

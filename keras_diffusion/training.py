@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import compiled, noise, predictions, schedules
+from keras_diffusion import compiled, predictions, schedules
 from keras_diffusion.nn import OneHot
-from keras_diffusion.sampling import loop, samplers
+from keras_diffusion.sampling import guidance, loop, request, samplers
 
 _EPS, _TIME, _DROPOUT, _STREAMS = range(4)
-_MAX_NOISE_BYTES = 2**28  # a request that needs more noise than this at once is drawn in chunks
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -222,11 +221,20 @@ class DiffusionModel(keras.Model):
         num_images=None,
         sampler="ddpm",
         num_steps=None,
+        spacing=None,
         guidance_scale=None,
+        guidance_interval=None,
+        guidance_rescale=0.0,
+        start_from=None,
+        strength=1.0,
+        keep=None,
         seed=0,
         indices=None,
+        to_seed=None,
+        fraction=None,
         clip=True,
-        trajectory=False,
+        callback=None,
+        progress=False,
         **options,
     ):
         """Draws images. The noise of an image depends on (seed, label, its number among those of its label) alone.
@@ -234,55 +242,64 @@ class DiffusionModel(keras.Model):
         Args:
             labels: int [N] in 0..num_classes (num_classes: no class); for a network without classes leave it out.
             num_images: N, in place of labels: images of no class.
-            sampler: "ddpm", "ddim" or "euler"; `options` are its own (`variance`, `eta`).
-            num_steps: S, 1 <= S <= T; None means T.
-            guidance_scale: uncond + scale*(cond - uncond): 1 is off; None means 5 with classes.
+            sampler, num_steps, spacing: as `sampling.plan` takes them; `options` are the sampler's own.
+            guidance_scale: uncond + scale*(cond - uncond), a number or one for each image [N]: 1 is off; None means 5
+                with classes.
+            guidance_interval: (low, high) of t/T between which guidance acts; None: everywhere.
+            guidance_rescale: how far the spread of guided outputs is brought back, in [0, 1].
+            start_from: float [H, W, C] or [N, H, W, C] in [0, 1]: an image that is noised to `strength`*T and drawn
+                anew from there (SDEdit).
+            strength: in (0, 1]; at 1 nothing of the image is left.
+            keep: bool [H, W] or like the image: pixels of `start_from` that stay exactly (inpainting).
             seed: int in [0, 2^63).
             indices: int [N] in place of the counted numbers.
+            to_seed, fraction: another seed, and how far [N] each image goes towards what it draws; None: in equal
+                steps from the first image of `seed` to the first of `to_seed`.
             clip: whether every estimate of x0 is clipped to [0, 1].
-            trajectory: whether to return the estimates of x0 along the way too.
+            callback: is called with a `sampling.Estimate` after each call of the network.
+            progress: whether to show a bar.
 
         Returns:
-            float32 array [N, H, W, C] in [0, 1], or (that, estimates [S, N, H, W, C]).
+            float32 array [N, H, W, C] in [0, 1].
 
         Raises:
             ValueError: where an argument is out of range.
         """
-        labels = self._sample_labels(labels, num_images)
+        if guidance_scale is None:
+            guidance_scale = 5.0 if self.num_classes else 1.0
+        asked = request.make(
+            self._sample_labels(labels, num_images),
+            image_shape=self.image_shape,
+            num_classes=self.num_classes,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            indices=indices,
+            to_seed=to_seed,
+            fraction=fraction,
+            start_from=start_from,
+            keep=keep,
+        )
         plan = samplers.plan(
-            self.schedule, self.prediction, sampler=sampler, num_steps=num_steps, **options
+            self.schedule,
+            self.prediction,
+            sampler=sampler,
+            num_steps=num_steps,
+            spacing=spacing,
+            strength=strength,
+            **options,
         )
-        indices = noise.occurrence(labels) if indices is None else indices
-        keys = noise.image_keys(seed, labels, indices)
-        scale = float(
-            (5.0 if self.num_classes else 1.0) if guidance_scale is None else guidance_scale
-        )
-        parts = []
-        for chunk in _chunks(len(labels), plan, self.image_shape):
-            x, steps = loop.draw_noise(plan, [key[chunk] for key in keys], self.image_shape)
-            run = self._loop()(
-                plan,
-                x=x,
-                label=labels[chunk],
-                scale=scale,
-                noise=steps,
-                clip=clip,
-                trajectory=trajectory,
-            )
-            parts.append([part.numpy() for part in (run if trajectory else [run])])
-        images = np.concatenate([part[0] for part in parts])
-        return (
-            (images, np.concatenate([part[1] for part in parts], axis=1)) if trajectory else images
-        )
+        run = self._loop().runner(guidance_rescale=guidance_rescale, clip=clip)
+        weights = guidance.weights(plan, guidance_interval)
+        return loop.drive(run, plan, asked, weights=weights, callback=callback, progress=progress)
 
     def _sample_labels(self, labels, num_images):
         if (labels is None) == (num_images is None):
             raise ValueError("sample: expected either labels or num_images")
-        if labels is None:
-            if not isinstance(num_images, int | np.integer) or num_images < 1:
-                raise ValueError(f"num_images: expected a positive integer, got {num_images}")
-            labels = np.full(num_images, self.num_classes)
-        return loop.check_labels(labels, self.num_classes)
+        if labels is not None:
+            return labels
+        if not isinstance(num_images, int | np.integer) or num_images < 1:
+            raise ValueError(f"num_images: expected a positive integer, got {num_images}")
+        return np.full(num_images, self.num_classes)
 
     def _loop(self):
         if self._sampling_loop is None:
@@ -333,9 +350,3 @@ def _look_up(table, t):
     lower = tf.minimum(tf.cast(t, tf.int32), table.shape[0] - 2)
     low, high = tf.gather(table, lower), tf.gather(table, lower + 1)
     return (low + (high - low) * (t - tf.cast(lower, tf.float32)))[:, None, None, None]
-
-
-def _chunks(count, plan, image_shape):
-    rows = len(plan) + 1 if plan.is_stochastic else 1
-    size = max(1, _MAX_NOISE_BYTES // (4 * rows * int(np.prod(image_shape))))
-    return [slice(start, start + size) for start in range(0, count, size)]

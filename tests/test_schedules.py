@@ -74,6 +74,26 @@ def test_denoiser_has_one_step(sigma, alpha):
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_time_at_is_the_inverse_of_lam(name):
+    schedule = EVERY[name]
+    t = np.linspace(0, schedule.num_train_steps, 1001)[1:]
+    t = t[np.isfinite(schedule.lam(t))]
+    np.testing.assert_allclose(schedule.time_at(schedule.lam(t)), t, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("lam", [-10.0, math.nan, math.inf])
+def test_time_at_refuses_what_never_comes(lam):
+    with pytest.raises(ValueError, match="lam: expected finite values of at least -1.493") as error:
+        schedules.linear_schedule(300).time_at([0.0, lam])
+    one_line(error)
+
+
+@pytest.mark.parametrize(("name", "is_flow"), [("linear", False), ("flow", True), ("table", False)])
+def test_is_flow(name, is_flow):
+    assert EVERY[name].is_flow == is_flow
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_between_integers(name):
     """Exact at integers, continuous, and half log-SNR falls all the way."""
     schedule = EVERY[name]
@@ -161,6 +181,7 @@ def test_tables_are_frozen():
         (lambda: schedules.table_schedule([1.0, -0.5], [0.0, 0.5]), "alpha >= 0"),
         (lambda: schedules.table_schedule([1.0, 0.5], [0.1, 0.5]), "start at 0"),
         (lambda: schedules.table_schedule([1.0, 0.5, 0.4], [0.0, 0.5, 0.5]), "increase"),
+        (lambda: schedules.table_schedule([1.0, 0.2, 0.6], [0.0, 0.3, 0.6]), "fall with t"),
         (
             lambda: schedules.table_schedule([1.0, 0.8, 0.6], [0.0, 0.6, 0.8], continuous=True),
             "variance-preserving",

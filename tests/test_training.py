@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line, roughen
 
-from keras_diffusion import nn, sampling, schedules, training
+from keras_diffusion import nn, sampling, schedules
 from keras_diffusion.nn import blocks
 from keras_diffusion.training import DiffusionModel
 
@@ -509,20 +509,57 @@ def trained(images):
     return model
 
 
-@pytest.mark.parametrize(("guidance_scale", "scale"), [(None, 5.0), (1.0, 1.0), (2, 2.0)])
-def test_samples_are_the_numpy_loops(guidance_scale, scale, trained):
-    """Of the averaged network in inference mode; guided by 5 unless told otherwise."""
+PICTURE = np.linspace(0, 1, 64, dtype=np.float32).reshape(IMAGE_SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("ask", "scale", "make", "start"),
+    [
+        ({}, 5.0, {}, {}),
+        ({"guidance_scale": 1.0}, 1.0, {}, {}),
+        ({"guidance_scale": 2}, 2.0, {}, {}),
+        ({"guidance_scale": [0, 1, 2, 3]}, [0, 1, 2, 3], {}, {}),
+        ({"guidance_interval": (0.1, 0.6)}, 5.0, {}, {"guidance_interval": (0.1, 0.6)}),
+        (
+            {"guidance_rescale": 0.5, "clip": False},
+            5.0,
+            {},
+            {"guidance_rescale": 0.5, "clip": False},
+        ),
+        ({"spacing": "lam", "eta": 0.5}, 5.0, {"spacing": "lam", "eta": 0.5}, {}),
+        ({"start_from": PICTURE, "strength": 0.5}, 5.0, {"strength": 0.5}, {"start_from": PICTURE}),
+        (
+            {"start_from": PICTURE, "keep": PICTURE > 0.5},
+            5.0,
+            {},
+            {"start_from": PICTURE, "keep": PICTURE > 0.5},
+        ),
+        (
+            {"to_seed": 9, "fraction": [0, 0.2, 0.5, 1]},
+            5.0,
+            {},
+            {"to_seed": 9, "fraction": [0, 0.2, 0.5, 1]},
+        ),
+        ({"indices": [5, 1, 2, 3]}, 5.0, {}, {"indices": [5, 1, 2, 3]}),
+    ],
+)
+def test_samples_are_the_numpy_loops(ask, scale, make, start, trained):
+    """Of the averaged network in inference mode; guided by 5 unless told otherwise. Every argument arrives."""
     labels = [1, 0, 1, NUM_CLASSES]
 
     def network(x, t, label):
         return trained.ema_network({"x": x, "t": t, "label": label}, training=False).numpy()
 
-    plan = sampling.plan(LINEAR, "eps", sampler="ddpm", num_steps=6)
-    expected = sampling.sample(
-        network, plan, labels, image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, scale=scale, seed=2
+    plan = sampling.plan(LINEAR, "eps", sampler="ddim", num_steps=6, **make)
+    size = {"image_shape": IMAGE_SHAPE, "num_classes": NUM_CLASSES}
+    expected = sampling.sample(network, plan, labels, guidance_scale=scale, seed=2, **size, **start)
+    before, seen = state(trained), []
+    ours = trained.sample(labels=labels, sampler="ddim", num_steps=6, seed=2, **ask)
+    rows = trained.sample(
+        labels=labels, sampler="ddim", num_steps=6, seed=2, callback=seen.append, **ask
     )
-    before = state(trained)
-    ours = trained.sample(labels=labels, num_steps=6, guidance_scale=guidance_scale, seed=2)
+    np.testing.assert_allclose(rows, ours, atol=5e-5)
+    assert [estimate.row for estimate in seen] == list(range(6))
     np.testing.assert_allclose(ours, expected, atol=5e-5)
     assert np.mean((ours > 0) & (ours < 1)) > 0.1
     for a, b in zip(before, state(trained), strict=True):
@@ -539,22 +576,11 @@ def test_image_k_of_three_is_image_k_of_seven(trained):
     assert np.abs(trained.sample(labels=[2], num_steps=5, seed=2) - few[:1]).max() > 0.01
 
 
-def test_chunks_change_nothing(trained, monkeypatch):
-    ask = {"labels": [0, 1, 2, 0, 1, 2, 0], "num_steps": 4, "trajectory": True}
-    images, estimates = trained.sample(**ask)
-    monkeypatch.setattr(training, "_MAX_NOISE_BYTES", 3 * 4 * 5 * int(np.prod(IMAGE_SHAPE)))
-    calls, run = [], trained._loop()
-    trained._sampling_loop = lambda plan, **given: (
-        calls.append(len(given["x"])) or run(plan, **given)
-    )
-    try:
-        again, others = trained.sample(**ask)
-    finally:
-        trained._sampling_loop = run
-    assert calls == [3, 3, 1]
-    np.testing.assert_allclose(again, images, atol=1e-5)
-    np.testing.assert_allclose(others, estimates, atol=1e-5)
-    assert estimates.shape == (4, 7, *IMAGE_SHAPE)
+def test_a_bar_on_request(trained, capsys):
+    trained.sample(labels=[0, 1], num_steps=3)
+    assert not capsys.readouterr().err
+    trained.sample(labels=[0, 1], num_steps=3, progress=True)
+    assert "3/3" in capsys.readouterr().err
 
 
 def test_sampling_twice_does_not_retrace():
@@ -573,6 +599,10 @@ def test_sampling_twice_does_not_retrace():
     model.sample(labels=[2, 2], num_steps=4, seed=9, guidance_scale=3.0, sampler="ddpm")
     assert not traces
     np.testing.assert_array_equal(first, again)
+    model.sample(labels=[0, 1, 2], num_steps=5)  # now it knows that shapes vary
+    traces.clear()
+    model.sample(labels=[0, 1, 2, 2], num_steps=7)
+    assert not traces
 
 
 def test_samples_after_more_training_are_others(images):
@@ -643,6 +673,14 @@ def test_data_errors(data, expected, run_eagerly, method):
         ({"labels": [0], "num_steps": 301}, "num_steps: .* got 301"),
         ({"labels": [0], "sampler": "ddim", "variance": "beta"}, "got 'variance'"),
         ({"labels": [0], "seed": -1}, "seed: .* got -1"),
+        ({"labels": [0], "spacing": "cubic"}, "spacing: .* got 'cubic'"),
+        ({"labels": [0], "strength": 2}, "strength: .* got 2"),
+        ({"labels": [0], "guidance_scale": [1, 2]}, "guidance_scale: .* got .1, 2."),
+        ({"labels": [0], "guidance_interval": (1, 0)}, "guidance_interval: .* got .1, 0."),
+        ({"labels": [0], "guidance_rescale": -1}, "guidance_rescale: .* got -1"),
+        ({"labels": [0], "start_from": PICTURE[0]}, "start_from: .* got float32"),
+        ({"labels": [0], "keep": PICTURE > 0}, "keep: expected start_from as well"),
+        ({"labels": [0], "fraction": [0.5]}, "fraction: expected to_seed as well"),
     ],
 )
 def test_sample_errors(arguments, expected, trained):

@@ -1,19 +1,35 @@
 """Sampling with NumPy alone: schedule -> tableau -> one step, around a network that is any callable."""
 
 from keras_diffusion.sampling.guidance import guided
-from keras_diffusion.sampling.loop import sample
-from keras_diffusion.sampling.samplers import SAMPLERS, ddim, ddpm, euler, plan
+from keras_diffusion.sampling.loop import Estimate, sample
+from keras_diffusion.sampling.samplers import (
+    SAMPLERS,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    euler,
+    heun,
+    midpoint,
+    plan,
+)
 from keras_diffusion.sampling.tableau import Row, Tableau, step
+from keras_diffusion.sampling.times import SPACINGS, spaced_times
 
 __all__ = [
     "SAMPLERS",
+    "SPACINGS",
+    "Estimate",
     "Row",
     "Tableau",
     "ddim",
     "ddpm",
+    "dpmpp_2m",
     "euler",
     "guided",
+    "heun",
+    "midpoint",
     "plan",
     "sample",
+    "spaced_times",
     "step",
 ]

@@ -3,30 +3,77 @@
 Reference: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", with scale = 1 + w.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
 
-def guided(network, *, scale, null_label, concat, split):
-    """A network that returns `uncond + scale*(cond - uncond)`.
+import numpy as np
+
+
+class Ops(NamedTuple):
+    """What guidance needs of a framework besides operators."""
+
+    concat: Callable  # (a, b) -> both along the batch
+    split: Callable  # x -> its two halves along the batch
+    spread: Callable  # x [N, H, W, C] -> standard deviation of each image [N, 1, 1, 1]
+
+
+def unconditional(network, *, null_label):
+    """The network without a class."""
+    return lambda x, t, label: network(x, t, label * 0 + null_label)
+
+
+def guided(network, *, null_label, ops, rescale=0.0):
+    """A network that returns `uncond + scale*(cond - uncond)`, both branches as one doubled batch.
 
     Args:
         network: callable (x, t, label) -> out; x [N, H, W, C], t [N], label [N].
-        scale: guidance scale: 0 is unconditional, 1 is off, more pushes towards the class; or one for each image,
-            [N, 1, 1, 1].
         null_label: the label that means no class.
-        concat, split: join two arrays along the batch; split one into two halves.
+        ops: `Ops`.
+        rescale: how far the result's standard deviation is brought back to that of the branch with a class, in
+            [0, 1]; against the glare of large scales.
 
     Returns:
-        Callable like `network`. Scales 0 and 1 cost one branch; otherwise both go as one doubled batch.
-    """
-    if isinstance(scale, int | float):
-        if scale == 1:
-            return network
-        if scale == 0:
-            return lambda x, t, label: network(x, t, label * 0 + null_label)
+        Callable (x, t, label, scale) -> out; scale is a number or [N, 1, 1, 1].
 
-    def both(x, t, label):
-        nothing = label * 0 + null_label
-        out = network(concat(x, x), concat(t, t), concat(label, nothing))
-        cond, uncond = split(out)
-        return uncond + scale * (cond - uncond)
+    Reference: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", equations 14-16.
+    """
+
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance_rescale: expected a number in [0, 1], got {rescale}")
+
+    def both(x, t, label, scale):
+        out = network(ops.concat(x, x), ops.concat(t, t), ops.concat(label, label * 0 + null_label))
+        cond, uncond = ops.split(out)
+        out = uncond + scale * (cond - uncond)
+        if not rescale:
+            return out
+        return out * (1 + rescale * (ops.spread(cond) / ops.spread(out) - 1))
 
     return both
+
+
+def weights(plan, interval=None):
+    """How far guidance acts in each row of a tableau: row i has the scale `1 + weights[i]*(scale - 1)`.
+
+    Args:
+        plan: `Tableau`.
+        interval: (low, high) of t/T, in [0, 1]: guidance acts where low <= t/T <= high; None: everywhere.
+
+    Returns:
+        float32 [S]: 1 where it acts, else 0.
+
+    Raises:
+        ValueError: where `interval` isn't such a pair.
+
+    Reference: Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and Distribution
+    Quality".
+    """
+    if interval is None:
+        return np.ones(len(plan), np.float32)
+    low, high = interval if np.shape(interval) == (2,) else (np.nan, np.nan)
+    if not 0 <= low < high <= 1:
+        raise ValueError(
+            f"guidance_interval: expected (low, high) of t/T with 0 <= low < high <= 1, got {interval}"
+        )
+    t = plan.t / plan.num_train_steps
+    return ((low <= t) & (t <= high)).astype(np.float32)

@@ -1,46 +1,73 @@
-"""The sampling loop in NumPy, around any network that is a callable."""
+"""The sampling loop: what every driver shares, and the one in NumPy, around any network that is a callable."""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_diffusion import noise as noises
-from keras_diffusion.sampling import guidance, tableau
+from keras_diffusion.sampling import guidance, request, tableau
+
+_OPS = guidance.Ops(
+    concat=lambda a, b: np.concatenate([a, b]),
+    split=lambda x: np.split(x, 2),
+    spread=lambda x: x.std(axis=(1, 2, 3), keepdims=True),
+)
 
 
-def check_labels(labels, num_classes):
-    """Labels as int64 [N].
+class Estimate(NamedTuple):
+    """What a callback is handed after each row of the tableau.
+
+    Attributes:
+        images: slice of the request's images that these are.
+        row, num_rows: the row, counted from 0, and how many there are.
+        t: the time of the row's call, t/T.
+        x0: float32 [N, H, W, C], the estimate of the images.
+    """
+
+    images: slice
+    row: int
+    num_rows: int
+    t: float
+    x0: np.ndarray
+
+
+def drive(run, plan, asked, *, weights, callback=None, progress=False):
+    """Draws the images of a request, in chunks of bounded memory; with a callback or a bar, row by row.
 
     Args:
-        labels: sequence of integers in 0..num_classes; num_classes, the null label, means no class.
-        num_classes: K; 0 for a network without classes, whose only label is 0.
+        run: callable (plan, x, x0, asked, *, weights, noise) -> (x, x0): some rows on some images.
+        plan: `Tableau`.
+        asked: `Request`.
+        weights: float32 [S], of guidance.
+        callback: is called with an `Estimate` after each row.
+        progress: whether to show a bar (needs tqdm).
 
-    Raises:
-        ValueError: where a label is no integer or out of range, or there is none.
+    Returns:
+        float32 [N, H, W, C] in [0, 1].
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels: expected a list of at least one integer, got shape {labels.shape} of {labels.dtype}"
-        )
-    if labels.min() < 0 or labels.max() > num_classes:
-        wrong = labels[(labels < 0) | (labels > num_classes)][0]
-        raise ValueError(
-            f"labels: expected 0..{num_classes} ({num_classes}: no class), got {wrong}"
-        )
-    return labels.astype(np.int64)
+    chunks, images, bar = asked.chunks(plan), [], None
+    if progress:
+        from tqdm import tqdm
 
-
-def draw_noise(plan, keys, image_shape):
-    """All the noise of a run through a tableau: float32 (initial [N, H, W, C], steps [S, N, H, W, C]).
-
-    A plan without noise gets steps of shape [S, 1, 1, 1, 1], zeros, which broadcast.
-    """
-    initial = noises.normal(keys, draw=0, shape=image_shape)
-    if not plan.is_stochastic:
-        return initial, np.zeros((len(plan), 1, 1, 1, 1), np.float32)
-    steps = np.zeros((len(plan), *initial.shape), np.float32)
-    for i in np.flatnonzero(plan.c):
-        steps[i] = noises.normal(keys, draw=int(i) + 1, shape=image_shape)
-    return initial, steps
+        bar = tqdm(total=len(plan) * len(chunks), unit=" calls")
+    size = 1 if callback or progress else len(plan)
+    for chunk in chunks:
+        part = asked.part(chunk)
+        x = part.start(plan)
+        x0 = np.zeros_like(x)
+        for i in range(0, len(plan), size):
+            rows = range(i, i + size)
+            fresh = part.row_noise(plan, rows)
+            now = slice(i, i + size)
+            x, x0 = run(plan[now], x, x0, part, weights=weights[now], noise=fresh)
+            if bar:
+                bar.update()
+            if callback:
+                t = plan.t[i] / plan.num_train_steps
+                callback(Estimate(chunk, i, len(plan), t, np.asarray(x0)))
+        images.append(clip_unit(np.asarray(x)))
+    if bar:
+        bar.close()
+    return np.concatenate(images)
 
 
 def clip_unit(x):
@@ -48,8 +75,53 @@ def clip_unit(x):
     return np.clip(x, 0.0, 1.0)
 
 
+def _limit(asked, clip):
+    """What is done to every estimate of x0: clipped, and the pixels put back that are kept."""
+    bounded = clip_unit if clip else lambda x0: x0
+    if asked.keep is None:
+        return bounded
+    return lambda x0: np.where(asked.keep, asked.image, bounded(x0))
+
+
+def runner(network, *, null_label, guidance_rescale=0.0, clip=True):
+    """`drive`'s `run` for a network on NumPy arrays."""
+    both = guidance.guided(network, null_label=null_label, ops=_OPS, rescale=guidance_rescale)
+    alone = guidance.unconditional(network, null_label=null_label)
+
+    def call(x, t, label, scale):
+        if (scale == 1).all():
+            return network(x, t, label)
+        if (scale == 0).all():
+            return alone(x, t, label)
+        return both(x, t, label, scale[:, None, None, None])
+
+    def run(plan, x, x0, asked, *, weights, noise):
+        limit, label = _limit(asked, clip), asked.labels.astype(np.int32)
+        for t, row, weight, fresh in zip(
+            plan.t, plan.rows.astype(np.float32), weights, noise, strict=True
+        ):
+            t = np.full(len(x), t / plan.num_train_steps, np.float32)
+            out = call(x, t, label, 1 + weight * (asked.scale - 1))
+            x, x0 = tableau.step(x, x0, out, fresh, tableau.Row(*row), limit)
+        return x, x0
+
+    return run
+
+
 def sample(
-    network, plan, labels, *, image_shape, num_classes, scale=1.0, seed=0, indices=None, clip=True
+    network,
+    plan,
+    labels,
+    *,
+    image_shape,
+    num_classes,
+    guidance_scale=1.0,
+    guidance_interval=None,
+    guidance_rescale=0.0,
+    clip=True,
+    callback=None,
+    progress=False,
+    **options,
 ):
     """Draws images by a tableau.
 
@@ -59,27 +131,26 @@ def sample(
         labels: int [N] in 0..num_classes.
         image_shape: (H, W, C).
         num_classes: K, which is also the null label.
-        scale: guidance scale.
-        seed: int in [0, 2^63).
-        indices: int [N], each image's number among those of its label; by default counted from 0.
+        guidance_scale: a number, or one for each image [N]: 0 is unconditional, 1 is off.
+        guidance_interval: (low, high) of t/T between which guidance acts; None: everywhere.
+        guidance_rescale: as `guidance.guided` takes it.
         clip: whether every estimate of x0 is clipped to [0, 1].
+        callback, progress: as `drive` takes them.
+        options: `seed`, `indices`, `to_seed`, `fraction`, `start_from`, `keep`, as `request.make` takes them.
 
     Returns:
         float32 [N, H, W, C] in [0, 1].
+
+    Raises:
+        ValueError: where an argument is out of range.
     """
-    labels = check_labels(labels, num_classes)
-    indices = noises.occurrence(labels) if indices is None else indices
-    x, steps = draw_noise(plan, noises.image_keys(seed, labels, indices), image_shape)
-    network = guidance.guided(
-        network,
-        scale=scale,
-        null_label=num_classes,
-        concat=lambda a, b: np.concatenate([a, b]),
-        split=lambda out: np.split(out, 2),
+    asked = request.make(
+        labels,
+        image_shape=image_shape,
+        num_classes=num_classes,
+        guidance_scale=guidance_scale,
+        **options,
     )
-    limit = clip_unit if clip else lambda x: x
-    x0, label = np.zeros_like(x), labels.astype(np.int32)
-    for t, row, fresh in zip(plan.t, plan.rows.astype(np.float32), steps, strict=True):
-        t = np.full(len(x), t / plan.num_train_steps, np.float32)
-        x, x0 = tableau.step(x, x0, network(x, t, label), fresh, tableau.Row(*row), limit)
-    return clip_unit(x)
+    run = runner(network, null_label=num_classes, guidance_rescale=guidance_rescale, clip=clip)
+    weights = guidance.weights(plan, guidance_interval)
+    return drive(run, plan, asked, weights=weights, callback=callback, progress=progress)

@@ -7,24 +7,7 @@ s = 0, the clean image.
 import numpy as np
 
 from keras_diffusion.sampling import tableau
-
-
-def uniform_times(schedule, num_steps=None):
-    """Times T = t_1 > ... > t_S > 0 and the end 0, evenly spaced; whole numbers unless the schedule is continuous.
-
-    Args:
-        schedule: `Schedule`.
-        num_steps: S, 1 <= S <= T; None means T.
-
-    Returns:
-        float64 [S+1], from T to 0.
-    """
-    most = schedule.num_train_steps
-    num_steps = most if num_steps is None else num_steps
-    if not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= most:
-        raise ValueError(f"num_steps: expected an integer in 1..{most}, got {num_steps}")
-    times = np.linspace(most, 0, num_steps + 1)
-    return times if schedule.continuous else np.round(times)
+from keras_diffusion.sampling.times import spaced_times
 
 
 def ddpm(schedule, prediction, times, *, variance="beta_tilde"):
@@ -33,7 +16,7 @@ def ddpm(schedule, prediction, times, *, variance="beta_tilde"):
     Args:
         schedule: `Schedule`.
         prediction: name of the prediction.
-        times: float [S+1], from T to 0.
+        times: float [S+1], falling to 0.
         variance: "beta_tilde", the posterior's own, or "beta", the larger one of the forward process, meant for all T
             steps: with few it adds far too much noise.
 
@@ -73,27 +56,127 @@ def ddim(schedule, prediction, times, *, eta=0.0):
     return tableau.make(schedule, prediction, times[:-1], a=a, b=alpha_s - a * alpha_t, c=c)
 
 
+def dpmpp_2m(schedule, prediction, times):
+    """DPM-Solver++(2M): a straight line through the last two estimates of x0, integrated exactly in half log-SNR.
+
+    A row is of first order (`ddim`) where half log-SNR isn't finite at its end, at its beginning or at the one before:
+    always the first and the last.
+
+    Reference: Lu et al. 2022, "DPM-Solver++", algorithm 2.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(times[:-1]), schedule.at(times[1:])
+    h = np.diff(schedule.lam(times))
+    h_before = np.append(np.inf, h[:-1])
+    finite = np.isfinite(h) & np.isfinite(h_before)
+    weight = np.where(finite, h, 0.0) / (2 * np.where(finite, h_before, 1.0))
+    a = sigma_s / sigma_t
+    b = alpha_s - a * alpha_t
+    return tableau.make(schedule, prediction, times[:-1], a=a, b=b * (1 + weight), d=-b * weight)
+
+
+def heun(schedule, prediction, times):
+    """Heun's method: a step of Euler's, a second call where it led, and the mean of both slopes.
+
+    With y = x/k the probability flow is dy/drho = (y - x0)/rho, for k = alpha and rho = sigma/alpha, and on a flow
+    for k = 1 and rho = sigma too. Two calls a step; one in a step that ends at sigma = 0 or begins at alpha = 0.
+
+    Reference: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1.
+    """
+    first, s = ddim(schedule, prediction, times), times[1:]
+    alpha_s, sigma_s = schedule.at(s)
+    with np.errstate(divide="ignore"):
+        if schedule.is_flow:
+            k, rho_t, rho_s = 1.0, first.sigma, sigma_s
+        else:
+            k, rho_t, rho_s = alpha_s, first.sigma / first.alpha, sigma_s / alpha_s
+        b = k * (rho_t / rho_s - 1) / 2
+    return _two_calls(
+        schedule,
+        prediction,
+        t=(first.t, s),
+        a=(first.a, np.ones_like(b)),
+        b=(first.b, b),
+        d=(first.d, -b),
+    )
+
+
 def euler(schedule, prediction, times):
     """Euler's method for the flow's velocity, x_s = x_t + (t - s)/T * (x0 - eps).
 
     Reference: Liu et al. 2022, "Flow Straight and Fast".
     """
-    if schedule.is_variance_preserving:
-        raise ValueError("euler: expected a flow schedule, got a variance-preserving one; use ddim")
+    _check_flow(schedule, "euler", "ddim")
     return ddim(schedule, prediction, times)
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "euler": euler}
+def midpoint(schedule, prediction, times):
+    """The midpoint method for the flow's velocity: half a step of Euler's, then a whole one with the slope found there.
+
+    Two calls a step. The last row is 2*x0' - x0_before, which may leave the range of images: the loop clips the end.
+
+    Reference: Lipman et al. 2024, "Flow Matching Guide and Code", section 3.2.
+    """
+    _check_flow(schedule, "midpoint", "heun")
+    middle = (times[:-1] + times[1:]) / 2
+    _, (sigma_t, sigma_m, sigma_s) = zip(
+        *(schedule.at(t) for t in (times[:-1], middle, times[1:])), strict=True
+    )
+    return _two_calls(
+        schedule,
+        prediction,
+        t=(times[:-1], middle),
+        a=(sigma_m / sigma_t, sigma_s / sigma_m),
+        b=(1 - sigma_m / sigma_t, (sigma_t - sigma_s) / sigma_m),
+        d=(np.zeros_like(middle), 1 - sigma_t / sigma_m),
+    )
 
 
-def plan(schedule, prediction, *, sampler="ddpm", num_steps=None, **options):
+def _two_calls(schedule, prediction, **pairs):
+    """A tableau of steps with two rows each, (first, second) a column; a second row that isn't finite is left out."""
+    columns = {name: np.stack(pair, axis=-1) for name, pair in pairs.items()}
+    called = np.isfinite(columns["b"])
+    return tableau.make(
+        schedule, prediction, **{name: column[called] for name, column in columns.items()}
+    )
+
+
+def _check_flow(schedule, sampler, instead):
+    if not schedule.is_flow:
+        raise ValueError(
+            f"{sampler}: expected a flow schedule, alpha + sigma = 1, got another; use {instead}"
+        )
+
+
+SAMPLERS = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpmpp_2m": dpmpp_2m,
+    "heun": heun,
+    "euler": euler,
+    "midpoint": midpoint,
+}
+SPACING = dict.fromkeys(SAMPLERS, "uniform")
+
+
+def plan(
+    schedule,
+    prediction,
+    *,
+    sampler="ddpm",
+    num_steps=None,
+    spacing=None,
+    strength=1.0,
+    **options,
+):
     """The tableau of a sampler by name.
 
     Args:
         schedule: `Schedule`.
         prediction: "eps", "x0", "v" or "flow".
-        sampler: "ddpm", "ddim" or "euler".
-        num_steps: S, 1 <= S <= T; None means T.
+        sampler: "ddpm", "ddim", "dpmpp_2m" or "heun"; for flow schedules "euler" and "midpoint" too.
+        num_steps: S, 1 <= S <= T; None means T. "heun" and "midpoint" make two calls a step.
+        spacing: of the times, as `spaced_times` takes it; None is the sampler's own, `SPACING`.
+        strength: where to start, as a share of T: less than 1 to start from a noised image.
         options: what the sampler takes: `variance` (ddpm), `eta` (ddim).
 
     Raises:
@@ -108,4 +191,6 @@ def plan(schedule, prediction, *, sampler="ddpm", num_steps=None, **options):
             raise ValueError(
                 f"sampler {sampler!r}: expected options {tuple(allowed)}, got {name!r}"
             )
-    return method(schedule, prediction, uniform_times(schedule, num_steps), **options)
+    spacing = SPACING[sampler] if spacing is None else spacing
+    times = spaced_times(schedule, num_steps, spacing=spacing, strength=strength)
+    return method(schedule, prediction, times, **options)

@@ -43,6 +43,7 @@ class Tableau:
 
     Args:
         t: float64 [S], the time of each call, in (0, T]; the network sees t/T.
+        alpha, sigma: float64 [S], the schedule at t.
         p, q: float64 [S], prediction x schedule.
         a, b, d, c: float64 [S], sampler x schedule.
         num_train_steps: T.
@@ -53,6 +54,8 @@ class Tableau:
     """
 
     t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
     p: np.ndarray
     q: np.ndarray
     a: np.ndarray
@@ -83,6 +86,11 @@ class Tableau:
     def __len__(self):
         return self.t.size
 
+    def __getitem__(self, rows):
+        """Some of the rows, by a slice, as a tableau."""
+        columns = {column.name: getattr(self, column.name)[rows] for column in fields(self)[:-1]}
+        return Tableau(**columns, num_train_steps=self.num_train_steps)
+
     @property
     def rows(self):
         """float64 [S, 6]: p, q, a, b, d, c."""
@@ -103,6 +111,8 @@ def make(schedule, prediction, t, *, a, b, c=None, d=None):
     zero = np.zeros_like(alpha)
     return Tableau(
         t=t,
+        alpha=alpha,
+        sigma=sigma,
         p=p * one,
         q=q * one,
         a=a,

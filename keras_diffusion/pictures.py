@@ -1,0 +1,61 @@
+"""Reads the images that drawing can start from. PIL is loaded only for a picture."""
+
+import pathlib
+
+import numpy as np
+
+from keras_diffusion.errors import UserError
+
+MAX_PIXELS = 2**24  # far more than these networks are for
+
+
+def read(path, image_shape):
+    """An image file as numbers.
+
+    Args:
+        path: .png: grey or colour as `image_shape` says; or .npy: floats in [0, 1], or bools as 0 and 1.
+        image_shape: (H, W, C), C 1 or 3.
+
+    Returns:
+        float32 [H, W, C] in [0, 1], or [N, H, W, C] where a .npy holds several.
+
+    Raises:
+        UserError: where the file isn't such an image.
+    """
+    path, wanted = pathlib.Path(path), "x".join(map(str, image_shape))
+    if path.suffix.lower() not in (".png", ".npy"):
+        raise UserError(f"expected an image as .png or .npy, got {path.name!r}")
+    try:
+        image = _read_png(path, image_shape) if path.suffix.lower() == ".png" else _read_npy(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{path}: expected a {path.suffix} that can be read, got: {reason[0]}"
+        ) from None
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[-3:] != tuple(image_shape) or image.ndim not in (3, 4):
+        raise UserError(f"{path}: expected {wanted}, got {'x'.join(map(str, image.shape))}")
+    if not ((image >= 0) & (image <= 1)).all():
+        raise UserError(f"{path}: expected values in 0..1, got {image.min():g}..{image.max():g}")
+    return image
+
+
+def _read_png(path, image_shape):
+    from PIL import Image
+
+    with Image.open(path, formats=["PNG"]) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels")
+        mode = "L" if image_shape[2] == 1 else "RGB"
+        return np.asarray(image.convert(mode), np.float32) / 255.0
+
+
+def _read_npy(path):
+    with path.open("rb") as file:
+        if path.stat().st_size > 4 * MAX_PIXELS * 3:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    if array.dtype.kind not in "fb":
+        raise ValueError(f"{array.dtype}; floats in 0..1 or bools are needed")
+    return array.astype(np.float32)

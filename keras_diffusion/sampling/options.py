@@ -1,0 +1,101 @@
+"""The command line of programs that draw: which options there are, and what they ask of `plan` and `sample`."""
+
+import argparse
+
+import numpy as np
+
+from keras_diffusion import cli
+from keras_diffusion.errors import UserError
+from keras_diffusion.sampling.samplers import SAMPLERS
+from keras_diffusion.sampling.times import SPACINGS
+
+
+def add(parser):
+    """Adds the options; one that isn't given is None."""
+    number = cli.number
+    add = parser.add_argument
+    add("--labels", type=_integers, metavar="0,1,2", help="classes, a row each (all)")
+    add("--per-label", type=cli.integer(1), metavar="N", help="images of each class (10)")
+    add("--sampler", choices=tuple(SAMPLERS), help="(ddpm)")
+    add("--steps", type=cli.integer(1), metavar="S", help="from T to 0 (T)")
+    add(
+        "--spacing",
+        type=_spacing,
+        help=f"{', '.join(SPACINGS)} or times like 300,120,40 (the sampler's)",
+    )
+    add("--eta", type=number(0, 1), help="of ddim: 0 adds no noise, 1 as much as ddpm (0)")
+    add("--variance", choices=("beta_tilde", "beta"), help="of ddpm (beta_tilde)")
+    add("--guidance", type=number(), metavar="SCALE", help="1 is off (5)")
+    add("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="of t/T (0,1)")
+    add("--guidance-rescale", type=number(0, 1), metavar="SHARE", help="of the spread (0)")
+    add("--no-clip", action="store_const", const=False, dest="clip", help="estimates of x0")
+    add("--seed", type=cli.integer(0, 2**63 - 1), help="(0)")
+    add("--to-seed", type=cli.integer(0, 2**63 - 1), help="go from --seed's image to this one's")
+    add("--start-from", metavar="FILE", help="noise this image (.png, .npy) and draw it anew")
+    add("--strength", type=number(0, 1), help="how far it is noised (1: nothing is left)")
+    add("--keep", metavar="FILE", help="pixels that stay: white in a .png, bools in a .npy")
+
+
+def plan_arguments(options):
+    """What `sampling.plan` is asked, of the options that were given."""
+    names = {"steps": "num_steps"}
+    given = ("sampler", "steps", "spacing", "strength", "eta", "variance")
+    return _given(options, given, names)
+
+
+def sample_arguments(options):
+    """What `sample` is asked, of the options that were given; labels and files aside."""
+    names = {"guidance": "guidance_scale"}
+    given = ("guidance", "guidance_interval", "guidance_rescale", "clip", "seed", "to_seed")
+    return _given(options, given, names)
+
+
+def labels(options, num_classes):
+    """The label of each image, label-major: all of the first that was asked for, then the next.
+
+    Raises:
+        UserError: where a label is none of the network's.
+    """
+    each = options.per_label or 10
+    if options.labels is not None and not num_classes:
+        raise UserError("--labels: expected none for a network without classes; leave it out")
+    chosen = list(range(num_classes)) or [0]
+    chosen = chosen if options.labels is None else options.labels
+    wrong = [label for label in chosen if not 0 <= label <= num_classes]
+    if wrong:
+        raise UserError(
+            f"--labels: expected 0..{num_classes} ({num_classes}: no class), got {wrong[0]}"
+        )
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"--labels: expected each class once, got {','.join(map(str, chosen))}")
+    return np.repeat(np.array(chosen), each)
+
+
+def _given(options, names, renamed):
+    values = {renamed.get(name, name): getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _numbers(text, kind, wanted):
+    try:
+        return [kind(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}") from None
+
+
+def _integers(text):
+    return _numbers(text, int, "integers with commas between them")
+
+
+def _spacing(text):
+    if text in SPACINGS:
+        return text
+    return _numbers(text, float, f"{', '.join(SPACINGS)} or times with commas between them")
+
+
+def _interval(text):
+    wanted = "two numbers in 0..1 with a comma between them"
+    numbers = _numbers(text, float, wanted)
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+    return tuple(numbers)
