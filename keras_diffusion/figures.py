@@ -4,7 +4,7 @@ Nothing here knows of a model. Images are placed pixel by pixel at an integer sc
 resampled), the same input gives the same bytes, and a file is replaced whole or not at all.
 """
 
-import os
+import contextlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
+
+from keras_diffusion.files import replacing
 
 _INK, _GREY, _BLUE, _ORANGE = "#222222", "#6b7280", "#1f5fa8", "#c2570c"
 _DPI = 200  # 8 inches are 1600 pixels: twice the width of a README, sharp on dense screens
@@ -46,7 +48,8 @@ def image_grid(path, images, *, row_labels=None, column_labels=None, title=None,
     """
     pixels = _to_bytes("images", images, "RCHW")
     page = _page(pixels.shape[:4], row_labels, column_labels, title, footnote, density=2)
-    _replace(path, ".png", lambda file: page.hold(pixels).save(file, "PNG", optimize=True))
+    with _picture(path, ".png") as file:
+        page.hold(pixels).save(file, "PNG", optimize=True)
 
 
 def animation(path, frames, *, row_labels=None, duration=0.08, hold_last=1.5):
@@ -73,7 +76,8 @@ def animation(path, frames, *, row_labels=None, duration=0.08, hold_last=1.5):
     first, *rest = [_few_colours(page.hold(frame)) for frame in pixels]
     times = [round(duration * 100) * 10] * len(rest) + [round(hold_last * 100) * 10]
     options = {"append_images": rest, "duration": times, "loop": 0, "save_all": True}
-    _replace(path, ".gif", lambda file: first.save(file, "GIF", optimize=False, **options))
+    with _picture(path, ".gif") as file:
+        first.save(file, "GIF", optimize=False, **options)
 
 
 def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None, log_scale=True):
@@ -153,23 +157,20 @@ def architecture(path, stages, *, title, footnote=None):
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def _replace(path, suffix, write):
+@contextlib.contextmanager
+def _picture(path, suffix):
+    """A file to write a picture to, which takes the place of `path` when the block ends well."""
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise ValueError(f"path: expected a name ending in {suffix}, received {path.name!r}")
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as beside, open(beside, "wb") as file:
+        yield file
 
 
 def _save_figure(path, figure):
     # Without "Software" the bytes don't depend on the version's name.
-    canvas = FigureCanvasAgg(figure)
-    _replace(path, ".png", lambda file: canvas.print_png(file, metadata={"Software": None}))
+    with _picture(path, ".png") as file:
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
 
 
 # ---- pages of images -----------------------------------------------------------------------------
