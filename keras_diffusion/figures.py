@@ -33,7 +33,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
 
 
-def image_grid(path, images, *, row_labels=None, column_labels=None, title=None, footnote=None):
+def image_grid(path, images, *, row_labels=None, column_labels=None, title=None):
     """Write a grid of images as a PNG; each of their pixels is a square of whole pixels.
 
     Args:
@@ -41,18 +41,18 @@ def image_grid(path, images, *, row_labels=None, column_labels=None, title=None,
         images: float [R, C, H, W, ch], ch 1 (grey) or 3 (RGB); clipped to [0, 1], NaN is black.
         row_labels, column_labels: R and C labels. An empty label continues the one before it:
             the label is centred on such a group, and groups stand apart.
-        title, footnote: text above and below, wrapped to the width.
+        title: text above, wrapped to the width.
 
     Raises:
         ValueError: images of another rank or type, labels of another number, another suffix.
     """
     pixels = _to_bytes("images", images, "RCHW")
-    page = _page(pixels.shape[:4], row_labels, column_labels, title, footnote, density=2)
+    page = _page(pixels.shape[:4], row_labels, column_labels, title, density=2)
     with _picture(path, ".png") as file:
         page.hold(pixels).save(file, "PNG", optimize=True)
 
 
-def animation(path, frames, *, row_labels=None, duration=0.08, hold_last=1.5):
+def animation(path, frames, *, duration=0.08, hold_last=1.5):
     """Write a grid of images that changes, as a GIF that loops.
 
     Equal neighbouring frames become one that lasts as long as both.
@@ -60,19 +60,18 @@ def animation(path, frames, *, row_labels=None, duration=0.08, hold_last=1.5):
     Args:
         path: where the picture goes; ends in .gif.
         frames: float [F, R, C, H, W, ch], ch 1 or 3; clipped to [0, 1], NaN is black.
-        row_labels: R labels; an empty one continues the one before it.
         duration: seconds a frame, rounded to hundredths.
         hold_last: seconds that the last frame stays.
 
     Raises:
-        ValueError: frames of another rank or type, labels of another number, another suffix,
-            seconds outside 0.02 (browsers slow down what is faster) to 600.
+        ValueError: frames of another rank or type, another suffix, seconds outside 0.02 (browsers
+            slow down what is faster) to 600.
     """
     pixels = _to_bytes("frames", frames, "FRCHW")
     for name, seconds in (("duration", duration), ("hold_last", hold_last)):
         if not 0.02 <= seconds <= 600:
             raise ValueError(f"{name}: expected 0.02 to 600 seconds, received {seconds}")
-    page = _page(pixels.shape[1:5], row_labels, None, None, None, density=1)
+    page = _page(pixels.shape[1:5], density=1)
     first, *rest = [_few_colours(page.hold(frame)) for frame in pixels]
     times = [round(duration * 100) * 10] * len(rest) + [round(hold_last * 100) * 10]
     options = {"append_images": rest, "duration": times, "loop": 0, "save_all": True}
@@ -80,8 +79,10 @@ def animation(path, frames, *, row_labels=None, duration=0.08, hold_last=1.5):
         first.save(file, "GIF", optimize=False, **options)
 
 
-def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None, log_scale=True):
+def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None):
     """Write the loss of every step as a PNG, with its running mean and where it ended.
+
+    The scale is logarithmic where that helps: all losses positive, over a factor of 3 or more.
 
     Args:
         path: where the picture goes; ends in .png.
@@ -90,7 +91,6 @@ def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None, log
         title: text above.
         epoch_ends: the steps at which epochs 1, 2, ... end.
         reference: (value, label) of a horizontal line to compare with.
-        log_scale: logarithmic where it helps: all losses positive, over a factor of 3 or more.
 
     Raises:
         ValueError: steps and losses that are not vectors of one length N >= 1, another suffix.
@@ -107,7 +107,7 @@ def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None, log
         if reference is not None:
             value, label = reference
             axes.axhline(value, color=_ORANGE, lw=1.3, ls="--", label=f"{label}: {value:.4g}")
-        _scale_losses(axes, losses[np.isfinite(losses)], log_scale)
+        _scale_losses(axes, losses[np.isfinite(losses)])
         _mark_epochs(axes, np.asarray(epoch_ends, np.float64))
         _scale_steps(axes, steps[0], steps[-1])
         axes.set_title(title, loc="left", pad=9, fontsize=12, fontweight="bold", color=_INK)
@@ -206,12 +206,12 @@ class _Page:
         return Image.fromarray(canvas if pixels.shape[-1] == 3 else canvas[..., 0])
 
 
-def _page(shape, row_labels, column_labels, title, footnote, *, density):
+def _page(shape, row_labels=None, column_labels=None, title=None, *, density):
     """Lay out a page; `density` is pixels per CSS pixel: 2 for what is shown at half its size."""
     rows, columns, height, width = shape
     scale = _scale(shape, density)
     pad, line = 8 * density, 20 * density
-    plain, bold, small = _font(13 * density), _font(14 * density, "-Bold"), _font(11 * density)
+    plain, bold = _font(13 * density), _font(14 * density, "-Bold")
 
     labels = _labels("row_labels", row_labels, rows)
     tops, bands = _starts(height * scale, rows, labels, 2 * density, 8 * density)
@@ -222,13 +222,12 @@ def _page(shape, row_labels, column_labels, title, footnote, *, density):
     beside = max((plain.getlength(text) + pad for text, _, _ in bands), default=0)
     x = pad + int(max(beside, -min(starts, default=0)))
     right = x + int(max([lefts[-1] + width * scale, *ends])) + pad
-    right = max(right, 300 * density if title or footnote else 0)
+    right = max(right, 300 * density if title else 0)
     titles = _wrap(title, bold.getlength, right - 2 * pad)
-    notes = _wrap(footnote, small.getlength, right - 2 * pad)
     y = pad + line * len(titles) + (pad // 2 if titles else 0) + (line if groups else 0)
     bottom = y + int(tops[-1]) + height * scale + pad
 
-    paper = Image.new("L", (right, bottom + line * len(notes)), 255)
+    paper = Image.new("L", (right, bottom), 255)
     draw = ImageDraw.Draw(paper)
     for k, text in enumerate(titles):
         draw.text((pad, pad + line * (k + 0.4)), text, 0, bold, "lm")
@@ -236,8 +235,6 @@ def _page(shape, row_labels, column_labels, title, footnote, *, density):
         draw.text((x + middle, y - line * 0.55), text, 40, words, "mm")
     for text, middle, _ in bands:
         draw.text((x - pad, y + middle), text, 40, plain, "rm")
-    for k, text in enumerate(notes):
-        draw.text((pad, bottom + line * (k + 0.3)), text, 90, small, "lm")
     return _Page(paper, y + tops, x + lefts, scale)
 
 
@@ -342,8 +339,8 @@ def _scale_steps(axes, first, last):
     axes.xaxis.set_major_locator(ticker.MaxNLocator(8, **whole))
 
 
-def _scale_losses(axes, finite, log_scale):
-    if log_scale and finite.size and finite.min() > 0 and finite.max() >= 3 * finite.min():
+def _scale_losses(axes, finite):
+    if finite.size and finite.min() > 0 and finite.max() >= 3 * finite.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
