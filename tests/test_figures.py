@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_diffusion import figures
-from keras_diffusion.figures import Stage, animation, architecture, image_grid, loss_curve
+from keras_diffusion.figures import (
+    Stage,
+    animation,
+    architecture,
+    image_grid,
+    loss_curve,
+    style,
+    unet_diagram,
+)
 
 
 def read(path):
@@ -216,8 +223,8 @@ def test_animation_refuses(tmp_path, frames, options, message):
 def drawn(monkeypatch, tmp_path):
     """Draws, and gives the matplotlib figure back."""
     kept = []
-    save = figures._save_figure
-    monkeypatch.setattr(figures, "_save_figure", lambda path, f: (kept.append(f), save(path, f)))
+    save = style.save_figure
+    monkeypatch.setattr(style, "save_figure", lambda path, f: (kept.append(f), save(path, f)))
 
     def draw(function, *arguments, **options):
         function(tmp_path / "drawn.png", *arguments, **options)
@@ -368,7 +375,7 @@ def test_boxes_are_apart_and_hold_their_words(drawn, stages):
 
 def test_the_network_is_a_u_with_level_skips():
     stages = unet(64, conditioning=("c", "t"))
-    boxes = figures._place(stages)
+    boxes = unet_diagram._place(stages)
     for encoder, decoder in (("encoder", "concat3"), ("down1", "concat2"), ("down2", "concat1")):
         assert boxes[encoder].y == boxes[decoder].y
         assert boxes[encoder].x + boxes[encoder].width < boxes[decoder].x
@@ -422,7 +429,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, w
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    monkeypatch.setattr(figures.FigureCanvasAgg, "print_png", fail)
+    monkeypatch.setattr(style.FigureCanvasAgg, "print_png", fail)
     (tmp_path / name_of(writer)).write_bytes(b"old")
     with pytest.raises(OSError, match="disk full"):
         WRITERS[writer](tmp_path / name_of(writer))
