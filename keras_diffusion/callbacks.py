@@ -11,6 +11,7 @@ import keras
 from tqdm import tqdm
 
 from keras_diffusion import runs
+from keras_diffusion.files import replacing
 
 
 class MetricsCSV(keras.callbacks.Callback):
@@ -74,7 +75,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def save(self):
         """Saves now."""
-        with runs.replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:
+        with replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:
             self.model.save(path)
         for old in self.run.checkpoint_files()[:-2]:
             old.unlink()

@@ -13,7 +13,7 @@ import tensorflow as tf
 import keras_diffusion
 from keras_diffusion import callbacks, illustrate, nn, pipeline, schedules, settings
 from keras_diffusion.errors import UserError
-from keras_diffusion.runs import replacing
+from keras_diffusion.files import replacing
 from keras_diffusion.training import DiffusionModel
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "mlxtend")

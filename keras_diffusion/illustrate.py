@@ -64,8 +64,8 @@ def evaluations(recipe, epochs):
     return steps * images
 
 
-def _entry(file, part, epoch, caption):
-    return {"file": f"figures/{file}", "part": part, "epoch": epoch, "caption": caption}
+def _entry(scene, file, part, caption):
+    return {"file": f"figures/{file}", "part": part, "epoch": scene.epoch, "caption": caption}
 
 
 def _unit(images):
@@ -80,16 +80,15 @@ def _eps(count, shape, *, draw=0):
 
 def _test_digits(data):
     """The first test image of each class: float32 [K, H, W, C]."""
-    firsts = [
-        int(np.argmax(data.y_test == k))
-        for k in range(data.num_classes)
-        if (data.y_test == k).any()
-    ]
+    labels = data.y_test
+    firsts = [int(np.argmax(labels == k)) for k in range(data.num_classes) if k in labels]
     return _unit(data.x_test[firsts])
 
 
 def architecture(scene):
     """1.1, 2.1, 2.4: the network's stages with their shapes, and its parameter count."""
+    from keras_diffusion.nn.stages import stages  # loads Keras, which this module does without
+
     network, title = scene.network, scene.recipe.title
     count = sum(int(np.prod(w.shape)) for w in network.trainable_weights)
     figures.architecture(
@@ -99,56 +98,8 @@ def architecture(scene):
         footnote=f"{count:,} trainable parameters",
     )
     part = {"1": "1.1", "2": "2.4" if "label" in network.input else "2.1"}[scene.recipe.parts[0][0]]
-    return [
-        _entry("architecture.png", part, scene.epoch, f"The UNet, {count:,} trainable parameters")
-    ]
-
-
-def stages(network):
-    """The stages of a network that `unet` built, for `figures.architecture`."""
-    shapes = {"x": tuple(network.input["x"].shape[1:])}
-    found = [figures.Stage("x", "input", shapes["x"])]
-
-    def stage(name, operation, layer, *inputs):
-        shape = tuple(network.get_layer(layer).output.shape[1:])
-        found.append(figures.Stage(name, operation, shape, inputs))
-
-    def conditioned(name, place):
-        """The stage behind the conditioning at a place: `name` itself where there is none."""
-        vectors = [v for v in ("c", "t") if any(x.name == f"{v}{place}" for x in network.layers)]
-        if not vectors:
-            return name
-        for vector in vectors:
-            source, size = {"c": ("label", "classes"), "t": ("t", "t/T")}[vector]
-            width = network.get_layer(f"{vector}{place}").output.shape[-1]
-            found.append(
-                figures.Stage(f"{vector}{place}", f"{vector}{place} = FC({size})", (width,))
-            )
-        formula = _formula(network, place, vectors)
-        shape = next(s.shape for s in found if s.name == name)
-        inputs = (name, *(f"{vector}{place}" for vector in vectors))
-        found.append(figures.Stage(f"conditioned{place}", formula, shape, inputs))
-        return f"conditioned{place}"
-
-    stage("enter", "ConvBlock", "enter_conv2_gelu", "x")
-    stage("down1", "DownBlock", "down1_conv2_gelu", "enter")
-    stage("down2", "DownBlock", "down2_conv2_gelu", "down1")
-    stage("flatten", "Flatten", "flatten_gelu", "down2")
-    stage("unflatten", "Unflatten", "unflatten_gelu", "flatten")
-    stage("up1", "concat, UpBlock", "up1_conv2_gelu", conditioned("unflatten", 1), "down2")
-    stage("up2", "concat, UpBlock", "up2_conv2_gelu", conditioned("up1", 2), "down1")
-    stage("leave", "concat, ConvBlock", "leave_conv2_gelu", "up2", "enter")
-    stage("out", "Conv 3×3", "out", "leave")
-    return found
-
-
-def _formula(network, place, vectors):
-    """How the conditioning enters, read off the layers: "c1·h + t1", "h + t1" or "h · t1"."""
-    if "c" in vectors:
-        return f"c{place}·h + t{place}"
-    users = [node.operation for node in network.get_layer(f"t{place}")._outbound_nodes]
-    multiplied = any("multiply" in operation.name for operation in users)
-    return f"h · t{place}" if multiplied else f"h + t{place}"
+    caption = f"The UNet, {count:,} trainable parameters"
+    return [_entry(scene, "architecture.png", part, caption)]
 
 
 def noising(scene):
@@ -162,7 +113,7 @@ def noising(scene):
         column_labels=[f"σ = {sigma:g}" for sigma in course.SIGMAS],
         title="z = x + σ ε",
     )
-    return [_entry("noising.png", "1.2", scene.epoch, "Test digits at seven noise levels")]
+    return [_entry(scene, "noising.png", "1.2", "Test digits at seven noise levels")]
 
 
 def denoised(scene):
@@ -184,7 +135,7 @@ def denoised(scene):
         title=f"{scene.recipe.title}, epoch {scene.epoch}",
     )
     caption = f"Test digits after epoch {scene.epoch}: {', '.join(labels)}"
-    return [_entry(file, scene.recipe.parts[0], scene.epoch, caption)]
+    return [_entry(scene, file, scene.recipe.parts[0], caption)]
 
 
 def out_of_distribution(scene):
@@ -200,14 +151,8 @@ def out_of_distribution(scene):
         column_labels=[f"σ = {sigma:g}" for sigma in course.SIGMAS],
         title=f"trained at σ = {scene.model.schedule.sigma[1]:g}, epoch {scene.epoch}",
     )
-    return [
-        _entry(
-            "out_of_distribution.png",
-            "1.2.2",
-            scene.epoch,
-            "The same digit denoised at seven noise levels",
-        )
-    ]
+    caption = "The same digit denoised at seven noise levels"
+    return [_entry(scene, "out_of_distribution.png", "1.2.2", caption)]
 
 
 def _denoise(model, z):
@@ -233,9 +178,7 @@ def one_step(scene):
         column_labels=[f"t = {time:.0f}" for time in t],
         title=f"training images denoised in one step, epoch {scene.epoch}",
     )
-    return [
-        _entry(file, scene.recipe.parts[0], scene.epoch, "Training images denoised in one step")
-    ]
+    return [_entry(scene, file, scene.recipe.parts[0], "Training images denoised in one step")]
 
 
 def _sample(scene, labels, **options):
@@ -270,11 +213,8 @@ def samples(scene):
         column_labels=_class_names(scene),
         title=f"samples, epoch {scene.epoch}{guided}",
     )
-    return [
-        _entry(
-            file, scene.recipe.parts[-1], scene.epoch, f"Samples after epoch {scene.epoch}{guided}"
-        )
-    ]
+    caption = f"Samples after epoch {scene.epoch}{guided}"
+    return [_entry(scene, file, scene.recipe.parts[-1], caption)]
 
 
 def guidance(scene):
@@ -290,11 +230,8 @@ def guidance(scene):
         column_labels=_class_names(scene),
         title=f"guidance scales, epoch {scene.epoch}",
     )
-    return [
-        _entry(
-            file, "2.6", scene.epoch, "Guidance scales 0 (no class), 5 and 10 from the same noise"
-        )
-    ]
+    caption = "Guidance scales 0 (no class), 5 and 10 from the same noise"
+    return [_entry(scene, file, "2.6", caption)]
 
 
 def animation(scene):
@@ -305,14 +242,8 @@ def animation(scene):
     every = max(1, len(estimates) // 40)
     shown = np.concatenate([estimates[:-1:every], estimates[-1:]])
     figures.animation(scene.path("sampling.gif"), np.stack([_grid(x, rows=2) for x in shown]))
-    return [
-        _entry(
-            "sampling.gif",
-            scene.recipe.parts[-1],
-            scene.epoch,
-            "Estimates of the image while sampling",
-        )
-    ]
+    caption = "Estimates of the image while sampling"
+    return [_entry(scene, "sampling.gif", scene.recipe.parts[-1], caption)]
 
 
 def loss(scene):
@@ -332,20 +263,8 @@ def loss(scene):
         title=f"{scene.recipe.title}: training loss",
         reference=None if staff is None else (staff, "course staff, final"),
     )
-    return [_entry("loss.png", scene.recipe.parts[0], scene.epoch, "Training loss per step")]
+    return [_entry(scene, "loss.png", scene.recipe.parts[0], "Training loss per step")]
 
 
-FIGURES = {
-    figure.__name__: figure
-    for figure in (
-        architecture,
-        noising,
-        denoised,
-        out_of_distribution,
-        one_step,
-        samples,
-        guidance,
-        animation,
-        loss,
-    )
-}
+_TRAINED = (denoised, out_of_distribution, one_step, samples, guidance, animation, loss)
+FIGURES = {figure.__name__: figure for figure in (architecture, noising, *_TRAINED)}

@@ -3,30 +3,18 @@
 OUT/run.json  metrics.csv  model.keras  checkpoints/step-00000469.keras  figures/*.png
 """
 
-import contextlib
 import csv
 import json
 import os
 import pathlib
 
 from keras_diffusion.errors import UserError
+from keras_diffusion.files import replacing
 
 FORMAT = 1
 COLUMNS = ("epoch", "step", "loss", "learning_rate", "images_per_second")
 _PARSE = {"epoch": int, "step": int}
 _REQUIRED = {"status": str, "settings": dict, "data": dict, "figures": list}
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A path beside `path` to write to; it takes the place of `path` when the block ends well, else it is removed."""
-    path = pathlib.Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class Run:

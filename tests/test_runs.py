@@ -1,11 +1,11 @@
-"""The run folder: whole files or none, and one line for what can't be read."""
+"""The run folder: what it keeps, and one line for what can't be read."""
 
 import json
 
 import pytest
 
 from keras_diffusion.errors import UserError
-from keras_diffusion.runs import COLUMNS, Run, format_metrics, replacing
+from keras_diffusion.runs import COLUMNS, Run, format_metrics
 
 
 @pytest.fixture
@@ -24,25 +24,6 @@ def write_rows(run, steps):
     with run.metrics.open("a", encoding="utf-8") as file:
         for step in steps:
             file.write(",".join(str(value) for value in format_metrics(row(step)).values()) + "\n")
-
-
-def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as beside:
-        beside.write_text("half")
-        raise ZeroDivisionError
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    with replacing(path) as beside:
-        beside.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
-
-
-def test_the_file_beside_keeps_the_suffix_that_keras_asks_for(tmp_path):
-    with replacing(tmp_path / "model.keras") as beside:
-        assert beside.suffix == ".keras" and beside.parent == tmp_path
-        beside.touch()
 
 
 def test_cutting_metrics_keeps_the_rows_up_to_a_step(run):

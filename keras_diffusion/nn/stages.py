@@ -1,0 +1,67 @@
+"""What a network of `unet` computes, stage by stage, read off its layers: a picture of it can't differ from it."""
+
+
+def stages(network):
+    """The stages of a network that `unet` built.
+
+    Args:
+        network: `keras.Model`.
+
+    Returns:
+        A list of tuples, each after its inputs: name, operation, shape ((H, W, C), or (C,) for a vector), names of
+        the inputs.
+    """
+    reading = _Reading(network)
+    reading.add("x", "input", network.input["x"].shape[1:])
+    reading.block("enter", "ConvBlock", "enter_conv2_gelu", "x")
+    reading.block("down1", "DownBlock", "down1_conv2_gelu", "enter")
+    reading.block("down2", "DownBlock", "down2_conv2_gelu", "down1")
+    reading.block("flatten", "Flatten", "flatten_gelu", "down2")
+    reading.block("unflatten", "Unflatten", "unflatten_gelu", "flatten")
+    h = reading.conditioned("unflatten", 1)
+    reading.block("up1", "concat, UpBlock", "up1_conv2_gelu", h, "down2")
+    h = reading.conditioned("up1", 2)
+    reading.block("up2", "concat, UpBlock", "up2_conv2_gelu", h, "down1")
+    reading.block("leave", "concat, ConvBlock", "leave_conv2_gelu", "up2", "enter")
+    reading.block("out", "Conv 3×3", "out", "leave")
+    return reading.stages
+
+
+class _Reading:
+    """The stages of a network that have been read so far."""
+
+    def __init__(self, network):
+        self.network, self.stages = network, []
+        self._layers = {layer.name for layer in network.layers}
+        self._shapes = {}
+
+    def add(self, name, operation, shape, *inputs):
+        self._shapes[name] = tuple(shape)
+        self.stages.append((name, operation, self._shapes[name], inputs))
+
+    def block(self, name, operation, layer, *inputs):
+        """A stage of the shape that its last layer has."""
+        self.add(name, operation, self.network.get_layer(layer).output.shape[1:], *inputs)
+
+    def conditioned(self, name, place):
+        """The stage behind the conditioning at a place: `name` itself where there is none."""
+        vectors = [v for v in (f"c{place}", f"t{place}") if v in self._layers]
+        if not vectors:
+            return name
+        for vector in vectors:
+            size = "classes" if vector.startswith("c") else "t/T"
+            width = self.network.get_layer(vector).output.shape[-1]
+            self.add(vector, f"{vector} = FC({size})", (width,))
+        formula = _formula(self.network, vectors)
+        self.add(f"conditioned{place}", formula, self._shapes[name], name, *vectors)
+        return f"conditioned{place}"
+
+
+def _formula(network, vectors):
+    """How the conditioning enters, read off the layers: "c1·h + t1", "h + t1" or "h · t1"."""
+    *classes, time = vectors
+    if classes:
+        return f"{classes[0]}·h + {time}"
+    users = [node.operation for node in network.get_layer(time)._outbound_nodes]
+    multiplied = any("multiply" in operation.name for operation in users)
+    return f"h · {time}" if multiplied else f"h + {time}"
