@@ -21,13 +21,13 @@ class MetricsCSV(keras.callbacks.Callback):
         run: `runs.Run`.
         steps_per_epoch: steps in an epoch.
         learning_rate_at: function of a step, counted from 0.
-        batch_sizes: function of a step, counted from 0: the number of images in its batch.
+        batch_size_at: function of a step, counted from 0: the number of images in its batch.
     """
 
-    def __init__(self, run, *, steps_per_epoch, learning_rate_at, batch_sizes):
+    def __init__(self, run, *, steps_per_epoch, learning_rate_at, batch_size_at):
         super().__init__()
         self.run, self.steps_per_epoch = run, steps_per_epoch
-        self.learning_rate_at, self.batch_sizes = learning_rate_at, batch_sizes
+        self.learning_rate_at, self.batch_size_at = learning_rate_at, batch_size_at
 
     def on_train_begin(self, logs=None):
         self.file = self.run.metrics.open("a", buffering=1, newline="", encoding="utf-8")
@@ -45,7 +45,7 @@ class MetricsCSV(keras.callbacks.Callback):
             "step": done,
             "loss": self.loss,
             "learning_rate": self.learning_rate_at(done - 1),
-            "images_per_second": self.batch_sizes(done - 1) / seconds,
+            "images_per_second": self.batch_size_at(done - 1) / seconds,
         }
         self.writer.writerow(runs.format_metrics(row))
 
@@ -89,12 +89,11 @@ class Progress(keras.callbacks.Callback):
         total_images: images in the whole run.
         start: images done before.
         metrics: `MetricsCSV`, which measures.
-        batch_sizes: as of `MetricsCSV`.
     """
 
-    def __init__(self, *, total_images, start, metrics, batch_sizes):
+    def __init__(self, *, total_images, start, metrics):
         super().__init__()
-        self.metrics, self.batch_sizes, self.smooth = metrics, batch_sizes, None
+        self.metrics, self.smooth = metrics, None
         live = sys.stderr.isatty()
         self.bar = tqdm(
             total=total_images,
@@ -111,7 +110,7 @@ class Progress(keras.callbacks.Callback):
         done = int(self.model.step.numpy())
         epoch = (done - 1) // self.metrics.steps_per_epoch + 1
         self.bar.set_postfix_str(f"epoch {epoch}, loss {self.smooth:.4f}", refresh=False)
-        self.bar.update(self.batch_sizes(done - 1))
+        self.bar.update(self.metrics.batch_size_at(done - 1))
 
     def close(self):
         """Ends the bar."""
@@ -197,7 +196,7 @@ class CleanStop(keras.callbacks.Callback):
 
 
 class AfterEpochs(keras.callbacks.Callback):
-    """Calls a function of (epoch, model) after whole epochs, counted from 1.
+    """Calls a function of the epoch, counted from 1, after whole epochs.
 
     Args:
         finish: the function.
@@ -211,4 +210,4 @@ class AfterEpochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         done = int(self.model.step.numpy())
         if done % self.steps_per_epoch == 0:
-            self.finish(done // self.steps_per_epoch, self.model)
+            self.finish(done // self.steps_per_epoch)

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 import keras_diffusion
-from keras_diffusion import callbacks, illustrate, nn, pipeline, schedules, settings
+from keras_diffusion import illustrate, nn, pipeline, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
+from keras_diffusion.sessions import Session
 from keras_diffusion.training import DiffusionModel
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "mlxtend")
@@ -49,8 +50,7 @@ def fit(asked, data, run, *, command, resume=False, say=print):
     record["sessions"] = [*earlier.get("sessions", []), *record["sessions"]]
     figures = earlier["figures"] if start else []
     run.write({**record, "status": "running", "figures": figures})
-    finished = _train(asked, data, run, model, steps_per_epoch)
-    if not finished:
+    if not Session(asked, data, run, model).train():
         run.update(status="interrupted", steps=int(model.step.numpy()))
         say(f"stopped at step {int(model.step.numpy())}; to go on: {command}")
         return False
@@ -125,107 +125,6 @@ def _new_model(asked, data, steps_per_epoch):
     return model
 
 
-def _train(asked, data, run, model, steps_per_epoch):
-    """Runs `model.fit` up to the last epoch; whether it got there."""
-    recipe, count = asked.course, len(data.x_train)
-    start, total = int(model.step.numpy()), asked.epochs * steps_per_epoch
-
-    def batch_sizes(step):
-        last = step % steps_per_epoch == steps_per_epoch - 1
-        return count - (steps_per_epoch - 1) * asked.batch_size if last else asked.batch_size
-
-    def rate_at(step):
-        return recipe.learning_rate_at(step, steps_per_epoch=steps_per_epoch, epochs=asked.epochs)
-
-    def finish_epoch(epoch, model):
-        _finish_epoch(asked, data, run, model, epoch, say=progress.bar.write)
-
-    done = start // steps_per_epoch * count + start % steps_per_epoch * asked.batch_size
-    metrics = callbacks.MetricsCSV(
-        run, steps_per_epoch=steps_per_epoch, learning_rate_at=rate_at, batch_sizes=batch_sizes
-    )
-    progress = callbacks.Progress(
-        total_images=asked.epochs * count, start=done, metrics=metrics, batch_sizes=batch_sizes
-    )
-    checkpoints = callbacks.Checkpoints(run, steps_per_epoch=steps_per_epoch)
-    estimate = callbacks.TimeEstimate(
-        steps=total - start,
-        # A step is three passes over a batch: one forward, two backward.
-        drawing=illustrate.evaluations(recipe, asked.epochs) / (3 * asked.batch_size),
-        width=asked.width,
-        has_gpu=_has_gpu(),
-        say=progress.bar.write,
-    )
-    stop = callbacks.CleanStop()
-    finish = callbacks.AfterEpochs(finish_epoch, steps_per_epoch=steps_per_epoch)
-    chain = [metrics, progress, estimate, checkpoints, finish, stop]
-    epoch, begun = divmod(start, steps_per_epoch)
-    try:
-        if epoch and not begun and not _is_drawn(run, epoch):
-            finish_epoch(epoch, model)  # the run ended while it drew this epoch's figures
-        _fit_rest(asked, data, model, steps_per_epoch, chain)
-        if int(model.step.numpy()) < total:
-            checkpoints.save()
-    finally:
-        stop.restore()
-        progress.close()
-    return int(model.step.numpy()) >= total
-
-
-def _fit_rest(asked, data, model, steps_per_epoch, chain):
-    """`model.fit` from the model's step on: the rest of an epoch that was begun, then whole epochs."""
-
-    def fit(first, last, steps):
-        batches = pipeline.training_batches(
-            data.x_train,
-            data.y_train,
-            batch_size=asked.batch_size,
-            seed=asked.seed,
-            start_step=int(model.step.numpy()),
-        )
-        model.fit(
-            batches,
-            initial_epoch=first,
-            epochs=last,
-            steps_per_epoch=steps,
-            callbacks=chain,
-            shuffle=False,  # the pipeline has done it
-            verbose=0,
-        )
-        return not model.stop_training
-
-    epoch, begun = divmod(int(model.step.numpy()), steps_per_epoch)
-    going = True
-    if begun:
-        going = fit(epoch, epoch + 1, steps_per_epoch - begun)
-        epoch += 1
-    if going and epoch < asked.epochs:
-        fit(epoch, asked.epochs, steps_per_epoch)
-
-
-def _is_drawn(run, epoch):
-    """Whether an epoch's figures are on record; they are recorded together when the last of them is drawn."""
-    return any(figure["epoch"] == epoch for figure in run.read()["figures"])
-
-
-def _finish_epoch(asked, data, run, model, epoch, *, say):
-    """Says the epoch's loss and draws what the part owes at this epoch."""
-    recipe, last = asked.course, epoch == asked.epochs
-    losses = [row["loss"] for row in run.read_metrics() if row["epoch"] == epoch]
-    say(
-        f"epoch {epoch}: mean loss {np.mean(losses):.4f}, of its last 100 steps {np.mean(losses[-100:]):.4f}"
-    )
-    names = list(recipe.figures) if last or epoch in recipe.figure_epochs else []
-    names += [*recipe.final_figures, "loss"] if last else []
-    if not names:
-        return
-    scene = illustrate.Scene(model, model.network, data, recipe, run, epoch)
-    drawn = illustrate.draw(scene, names, say=say)
-    files = {entry["file"] for entry in drawn}
-    before = [entry for entry in run.read()["figures"] if entry["file"] not in files]
-    run.update(figures=before + drawn)
-
-
 def _record(asked, data, command, *, from_step):
     session = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -296,7 +195,3 @@ def _versions():
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _has_gpu():
-    return bool(tf.config.list_physical_devices("GPU"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_diffusion import cli, pictures, runs
 from keras_diffusion.errors import UserError
+from keras_diffusion.files import replacing
 from keras_diffusion.sampling import options as sampling_options
 
 _FRAMES = 40  # of a .gif
@@ -85,7 +86,7 @@ def write(path, images, frames, labels, names):
     """Writes what was drawn, whole or not at all."""
     kind = pathlib.Path(path).suffix.lower()
     if kind == ".npy":
-        with runs.replacing(path) as beside, open(beside, "wb") as file:
+        with replacing(path) as beside, open(beside, "wb") as file:
             np.save(file, images, allow_pickle=False)
         return
     from keras_diffusion import figures

@@ -1,0 +1,139 @@
+"""One session of a run: `model.fit` from the step where the run stands to the end of its last epoch."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_diffusion import callbacks, illustrate, pipeline
+
+
+class Session:
+    """Trains a run, writes its metrics and checkpoints, and draws its figures.
+
+    Args:
+        asked: `settings.Settings`.
+        data: `data.ImageData`.
+        run: `runs.Run`, run.json written.
+        model: `DiffusionModel`, compiled; its `step` says where the run stands.
+    """
+
+    def __init__(self, asked, data, run, model):
+        self.asked, self.data, self.run, self.model = asked, data, run, model
+        self.recipe = asked.course
+        self.num_images = len(data.x_train)
+        self.steps_per_epoch = pipeline.steps_per_epoch(self.num_images, asked.batch_size)
+        self.num_steps = asked.epochs * self.steps_per_epoch
+
+    @property
+    def step(self):
+        """Steps done."""
+        return int(self.model.step.numpy())
+
+    def batch_size(self, step):
+        """Images in the batch of a step, counted from 0: an epoch's last batch is what is left."""
+        rest = self.num_images - step % self.steps_per_epoch * self.asked.batch_size
+        return min(rest, self.asked.batch_size)
+
+    def images_before(self, step):
+        """Images in all the batches before a step."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * self.num_images + steps * self.asked.batch_size
+
+    def learning_rate_at(self, step):
+        """The rate of a step, counted from 0."""
+        return self.recipe.learning_rate_at(
+            step, steps_per_epoch=self.steps_per_epoch, epochs=self.asked.epochs
+        )
+
+    def train(self):
+        """Trains to the end, or until Ctrl-C; whether it got there."""
+        metrics = callbacks.MetricsCSV(
+            self.run,
+            steps_per_epoch=self.steps_per_epoch,
+            learning_rate_at=self.learning_rate_at,
+            batch_size_at=self.batch_size,
+        )
+        progress = callbacks.Progress(
+            total_images=self.asked.epochs * self.num_images,
+            start=self.images_before(self.step),
+            metrics=metrics,
+        )
+        checkpoints = callbacks.Checkpoints(self.run, steps_per_epoch=self.steps_per_epoch)
+        stop = callbacks.CleanStop()
+        say = progress.bar.write
+        finish = callbacks.AfterEpochs(
+            lambda epoch: self._finish_epoch(epoch, say), steps_per_epoch=self.steps_per_epoch
+        )
+        try:
+            self._finish_last_epoch(say)
+            self._fit([metrics, progress, self._estimate(say), checkpoints, finish, stop])
+            if self.step < self.num_steps:
+                checkpoints.save()
+        finally:
+            stop.restore()
+            progress.close()
+        return self.step >= self.num_steps
+
+    def _estimate(self, say):
+        return callbacks.TimeEstimate(
+            steps=self.num_steps - self.step,
+            # A step is three passes over a batch: one forward, two backward.
+            drawing=illustrate.evaluations(self.recipe, self.asked.epochs)
+            / (3 * self.asked.batch_size),
+            width=self.asked.width,
+            has_gpu=bool(tf.config.list_physical_devices("GPU")),
+            say=say,
+        )
+
+    def _fit(self, chain):
+        """The rest of an epoch that was begun, then whole epochs."""
+        epoch, begun = divmod(self.step, self.steps_per_epoch)
+        if begun:
+            self._fit_epochs(epoch, epoch + 1, self.steps_per_epoch - begun, chain)
+            epoch += 1
+            if self.model.stop_training:
+                return
+        if epoch < self.asked.epochs:
+            self._fit_epochs(epoch, self.asked.epochs, self.steps_per_epoch, chain)
+
+    def _fit_epochs(self, first, last, steps, chain):
+        batches = pipeline.training_batches(
+            self.data.x_train,
+            self.data.y_train,
+            batch_size=self.asked.batch_size,
+            seed=self.asked.seed,
+            start_step=self.step,
+        )
+        self.model.fit(
+            batches,
+            initial_epoch=first,
+            epochs=last,
+            steps_per_epoch=steps,
+            callbacks=chain,
+            shuffle=False,  # the pipeline has done it
+            verbose=0,
+        )
+
+    def _finish_last_epoch(self, say):
+        """Draws the figures of the epoch just done, where the run ended while it drew them."""
+        epoch, begun = divmod(self.step, self.steps_per_epoch)
+        # They are recorded together when the last of them is drawn.
+        drawn = any(figure["epoch"] == epoch for figure in self.run.read()["figures"])
+        if epoch and not begun and not drawn:
+            self._finish_epoch(epoch, say)
+
+    def _finish_epoch(self, epoch, say):
+        """Says the epoch's loss and draws what the part owes at this epoch."""
+        losses = [row["loss"] for row in self.run.read_metrics() if row["epoch"] == epoch]
+        mean, last = np.mean(losses), np.mean(losses[-100:])
+        say(f"epoch {epoch}: mean loss {mean:.4f}, of its last 100 steps {last:.4f}")
+        is_last = epoch == self.asked.epochs
+        names = list(self.recipe.figures) if is_last or epoch in self.recipe.figure_epochs else []
+        names += [*self.recipe.final_figures, "loss"] if is_last else []
+        if not names:
+            return
+        model = self.model
+        scene = illustrate.Scene(model, model.network, self.data, self.recipe, self.run, epoch)
+        drawn = illustrate.draw(scene, names, say=say)
+        files = {entry["file"] for entry in drawn}
+        before = [entry for entry in self.run.read()["figures"] if entry["file"] not in files]
+        self.run.update(figures=before + drawn)
