@@ -475,6 +475,16 @@ def policy(request):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_every_time_is_told_from_the_next_in_half_precision(policy):
+    """bfloat16 holds t/T to one part in 256: 299/300 and 300/300 would be one."""
+    network = nn.unet(width=8, num_classes=NUM_CLASSES, image_shape=IMAGE_SHAPE)
+    embed = keras.Model(network.input["t"], network.get_layer("t1_gelu").output)
+    hidden = embed(np.arange(1, 301, dtype=np.float32) / 300).numpy()
+    assert hidden.dtype == np.float32 and len(np.unique(hidden, axis=0)) == 300
+    assert network.get_layer("t1").output.dtype == policy.removeprefix("mixed_")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
 def test_half_precision_trains(policy, images):
     x0, label = images
     network = nn.unet(width=8, num_classes=NUM_CLASSES, image_shape=IMAGE_SHAPE)

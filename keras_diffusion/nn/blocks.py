@@ -223,18 +223,23 @@ def up_block(x, width, *, name):
     return conv_block(up_conv(x, width, name=f"{name}_up"), width, name=name)
 
 
-def fc_block(x, width, *, name):
-    """Linear, GELU, Linear: [N, C] -> [N, 1, 1, width], ready to broadcast over an image."""
+def fc_block(x, width, *, name, dtype=None):
+    """Linear, GELU, Linear: [N, C] -> [N, 1, 1, width], ready to broadcast over an image.
 
-    def linear(x, name):
+    The first Linear and the GELU compute in `dtype`; None is the policy's.
+    """
+
+    def linear(x, name, dtype=None):
         fan_in = x.shape[-1]
         # Two initializers: one object would draw the same numbers for the kernel and for the bias.
         return keras.layers.Dense(
             width,
             kernel_initializer=uniform(fan_in),
             bias_initializer=uniform(fan_in),
+            dtype=dtype,
             name=name,
         )(x)
 
-    x = keras.layers.Activation(gelu, name=f"{name}_gelu")(linear(x, f"{name}_linear1"))
+    x = linear(x, f"{name}_linear1", dtype)
+    x = keras.layers.Activation(gelu, dtype=dtype, name=f"{name}_gelu")(x)
     return keras.layers.Reshape((1, 1, width), name=name)(linear(x, f"{name}_linear2"))

@@ -41,7 +41,8 @@ def unet(*, width=64, num_classes=None, conditioning="add", image_shape=(28, 28,
     times = classes = None
     if conditioning is not None:
         inputs["t"] = keras.Input((), name="t", dtype="float32")
-        times = keras.layers.Reshape((1,), name="t_column")(inputs["t"])
+        # In float32 whatever the policy: bfloat16 has 8 bits, and T = 300 times would meet.
+        times = keras.layers.Reshape((1,), dtype="float32", name="t_column")(inputs["t"])
     if num_classes is not None:
         inputs["label"] = keras.Input((), name="label", dtype="int32")
         classes = blocks.OneHot(num_classes, name="class_vector")(inputs["label"])
@@ -52,7 +53,7 @@ def unet(*, width=64, num_classes=None, conditioning="add", image_shape=(28, 28,
             h = h * blocks.fc_block(classes, channels, name=f"c{place}")
         if times is None:
             return h
-        t = blocks.fc_block(times, channels, name=f"t{place}")
+        t = blocks.fc_block(times, channels, name=f"t{place}", dtype="float32")
         return h * t if conditioning == "multiply" and classes is None else h + t
 
     out = _body(inputs["x"], width, condition)
