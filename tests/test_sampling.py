@@ -17,6 +17,7 @@ SCHEDULES = {
     "cosine": schedules.cosine_schedule(300),
     "flow": schedules.flow_schedule(300),
 }
+BENT = schedules.table_schedule([1.0, 0.6, 0.1], [0.0, 0.5, 1.3], continuous=True)
 # Every sampler whose rows keep the forward process's own marginals, and how many calls S steps take.
 MARGINAL = [
     ("ddim", {"eta": 0.0}),
@@ -98,6 +99,18 @@ def test_rows_preserve_the_marginal(sampler, options, name, num_steps):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("num_steps", [2, 7, 50, 300])
+def test_the_larger_variance_is_that_of_a_forward_step(name, num_steps):
+    """From s to t, skipped steps and all: x_t = (alpha_t/alpha_s)*x_s + noise of this variance. None in the last row."""
+    schedule = SCHEDULES[name]
+    plan = make_plan(schedule, "ddpm", num_steps, variance="beta")
+    alpha_s, sigma_s = schedule.at(np.append(plan.t[1:], 0.0))
+    through = (plan.alpha / alpha_s) ** 2 * sigma_s**2 + plan.c**2
+    np.testing.assert_allclose(through[:-1], plan.sigma[:-1] ** 2, rtol=0, atol=1e-12)
+    assert plan.c[-1] == 0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("num_steps", [1, 7, 50, 300])
 def test_eta_one_is_ddpm(name, num_steps):
     ddim = make_plan(SCHEDULES[name], "ddim", num_steps, eta=1.0)
@@ -105,8 +118,9 @@ def test_eta_one_is_ddpm(name, num_steps):
     np.testing.assert_allclose(ddim.rows, ddpm.rows, rtol=0, atol=1e-12)
 
 
-def test_eta_scales_the_noise():
-    whole, part = (make_plan(LINEAR, "ddim", 10, eta=eta) for eta in (1.0, 0.3))
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_eta_scales_the_noise(name):
+    whole, part = (make_plan(SCHEDULES[name], "ddim", 10, eta=eta) for eta in (1.0, 0.3))
     np.testing.assert_allclose(part.c, 0.3 * whole.c, atol=1e-15)
 
 
@@ -192,7 +206,8 @@ def test_a_perfect_eps_network_gives_back_x0():
 def test_order_of_convergence(sampler, options, name, order):
     """x0 ~ N(mu, s²): the best eps and the exact path of the probability flow are closed forms.
 
-    On a fixed interval of half log-SNR, evenly spaced in it, at real times, without clipping.
+    On a fixed interval of half log-SNR, at real times, without clipping. The steps grow, for a method that counts on
+    equal ones would otherwise pass.
     """
     schedule, (first, last) = SCHEDULES[name], (270, 20)
     mu, s = np.array([0.2, 0.8]), np.array([0.3, 0.5])
@@ -207,8 +222,8 @@ def test_order_of_convergence(sampler, options, name, order):
         return alpha_s * mu + np.sqrt(variance[1] / variance[0]) * (x - alpha_t * mu)
 
     def error(num_steps):
-        ends = schedule.lam(first), schedule.lam(last)
-        times = schedule.time_at(np.linspace(*ends, num_steps + 1))
+        low, high = schedule.lam(first), schedule.lam(last)
+        times = schedule.time_at(low + (high - low) * np.linspace(0, 1, num_steps + 1) ** 1.5)
         plan = samplers.SAMPLERS[sampler](schedule, "eps", times, **options)
         x = np.array([1.3, -0.7])
         return np.abs(run_alone(best_eps, plan, x)[0] - exact(x)).max()
@@ -573,6 +588,12 @@ def test_guidance_interval():
     assert doubled == [False] * 4 + [True] * 4 + [False] * 2
 
 
+def test_guidance_interval_is_in_t_wherever_sampling_starts():
+    plan = samplers.plan(LINEAR, "x0", sampler="ddim", num_steps=5, strength=0.5)
+    np.testing.assert_array_equal(guidance.weights(plan, (0.25, 0.45)), [0, 1, 1, 0, 0])
+    np.testing.assert_array_equal(guidance.weights(plan), np.ones(5))
+
+
 def test_rescaled_guidance_has_the_spread_of_the_branch_with_a_class():
     rng = np.random.default_rng(0)
     outputs = rng.normal(size=(6, *IMAGE_SHAPE)) * np.array([1, 2, 3, 1, 1, 1])[:, None, None, None]
@@ -605,6 +626,8 @@ def test_rescaled_guidance_has_the_spread_of_the_branch_with_a_class():
         (lambda: make_plan(LINEAR, "ddpm", 301), "num_steps: .* got 301"),
         (lambda: make_plan(LINEAR, "ddpm", 2.5), "num_steps: .* got 2.5"),
         (lambda: make_plan(LINEAR, "euler"), "euler: expected a flow schedule.* use ddim"),
+        (lambda: make_plan(BENT, "euler"), "euler: expected a flow schedule"),
+        (lambda: make_plan(SCHEDULES["flow"], "ddim", 301), "num_steps: .* 1..300, got 301"),
         (lambda: make_plan(LINEAR, "midpoint"), "midpoint: expected a flow schedule.* use heun"),
         (lambda: make_plan(LINEAR, "heun", strength=0), "strength: .* got 0"),
         (lambda: make_plan(LINEAR, "heun", strength=1.01), "strength: .* got 1.01"),

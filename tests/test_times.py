@@ -39,6 +39,8 @@ def test_quadratic():
     real = spaced_times(FLOW, 10, spacing="quadratic")
     np.testing.assert_allclose(real, 3.0 * np.arange(10, -1, -1) ** 2, atol=1e-12)
     np.testing.assert_allclose(spaced_times(LINEAR, 10, spacing="quadratic"), real, atol=0.5)
+    half = spaced_times(FLOW, 10, spacing="quadratic", strength=0.5)
+    np.testing.assert_allclose(half, 1.5 * np.arange(10, -1, -1) ** 2, atol=1e-12)
 
 
 def test_lam():
@@ -52,6 +54,19 @@ def test_lam():
     wanted = np.linspace(LINEAR.lam(300), LINEAR.lam(1), 6)
     np.testing.assert_allclose(times[:-1], LINEAR.time_at(wanted), atol=0.5)
     assert times[-2] == 1 and times[2] < spaced_times(LINEAR, 6)[2]
+
+
+def test_lam_from_below_the_top():
+    """Equal steps from strength*T on; where steps are finer than 1 in t the last one is as a uniform one."""
+    lam = FLOW.lam(spaced_times(FLOW, 12, spacing="lam", strength=0.4)[:-1])
+    np.testing.assert_allclose(lam, np.linspace(FLOW.lam(120.0), FLOW.lam(1.0), 12), atol=1e-9)
+    fine = spaced_times(FLOW, 100, spacing="lam", strength=0.1)
+    np.testing.assert_allclose(fine[-2], 0.3)
+
+
+@pytest.mark.parametrize(("strength", "start"), [(0.3345, 100), (0.3355, 101), (0.001, 1)])
+def test_strength_is_rounded_to_a_whole_time(strength, start):
+    assert spaced_times(LINEAR, 1, strength=strength)[0] == start
 
 
 def test_all_steps_are_all_whole_numbers():
