@@ -121,6 +121,15 @@ def test_every_figure_that_the_part_owes_is_a_picture(flow_run):
     assert {f"figures/{path.name}" for path in flow_run.figures.iterdir()} == files
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a shell's background jobs, which tests may run in, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_run_stopped_within_an_epoch_goes_on_as_if_nothing_had_been(
     tmp_path, flow_run, images, monkeypatch
 ):
