@@ -432,6 +432,30 @@ def ask(labels=(0, 0), **options):
     return request.make(list(labels), **SIZE, **options)
 
 
+def test_only_noise_that_is_drawn_counts_for_the_memory(monkeypatch):
+    monkeypatch.setattr(request, "MAX_NOISE_BYTES", 3 * 4 * 5 * 64)
+    asked = ask([0] * 20)
+    assert asked.chunks(make_plan(LINEAR, "ddpm", 4))[0] == slice(0, 3)
+    assert asked.chunks(make_plan(LINEAR, "ddim", 4))[0] == slice(0, 15)
+
+
+def test_images_are_the_last_state_not_the_last_estimate():
+    """They differ for "midpoint" alone, whose last row is 2*x0' - x0_before."""
+
+    def network(x, t, label):
+        return 0.1 * colourful(x, t, label) + 0.3
+
+    plan = samplers.plan(SCHEDULES["flow"], "x0", sampler="midpoint", num_steps=2)
+    images = sampling.sample(network, plan, [1, 2], clip=False, **SIZE)
+    label = np.array([1, 2])
+
+    def alone(x, t):
+        return network(x, np.full(2, t / 300), label)
+
+    expected, _ = run_alone(alone, plan, ask([1, 2]).start(plan).astype(np.float64))
+    np.testing.assert_allclose(images, np.clip(expected, 0, 1), atol=1e-5)
+
+
 def test_noise_of_a_request():
     """Draw 0 is the start, draw i + 1 is row i's; rows without noise draw none."""
     keys = noise.image_keys(0, [0, 0], [0, 1])
@@ -450,8 +474,9 @@ def test_noise_of_a_request():
 # ---- starting from an image, keeping a part of one, between two seeds
 
 
+@pytest.mark.parametrize("strength", [0.4, 0.99])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_starting_from_an_image(name):
+def test_starting_from_an_image(name, strength):
     """The state that the first call sees is the image noised to strength*T, and no call is above that."""
     schedule, called = SCHEDULES[name], []
 
@@ -459,12 +484,13 @@ def test_starting_from_an_image(name):
         called.append((x.copy(), t[0] * 300))
         return np.zeros_like(x)
 
-    plan = samplers.plan(schedule, "x0", sampler="ddpm", num_steps=5, strength=0.4)
+    plan = samplers.plan(schedule, "x0", sampler="ddpm", num_steps=5, strength=strength)
     sampling.sample(network, plan, [0, 1], start_from=PICTURE, **SIZE)
-    alpha, sigma = schedule.at(120.0)
+    alpha, sigma = schedule.at(300 * strength)
     eps = noise.normal(noise.image_keys(0, [0, 1], [0, 0]), draw=0, shape=IMAGE_SHAPE)
     np.testing.assert_allclose(called[0][0], alpha * PICTURE + sigma * eps, atol=1e-6)
-    np.testing.assert_allclose([t for _, t in called], [120, 96, 72, 48, 24], atol=1e-4)
+    expected = 300 * strength * np.linspace(1, 0, 6)[:-1]
+    np.testing.assert_allclose([t for _, t in called], expected, atol=0.5 + 1e-4)
 
 
 def test_at_full_strength_nothing_of_the_image_is_left():
@@ -508,13 +534,13 @@ def test_between_two_seeds():
         alone = sampling.sample(colourful, plan, [1, 2], seed=seed, **SIZE)
         np.testing.assert_allclose(path[ends], alone, atol=1e-6)
     assert np.abs(path[1] - path[0]).max() > 0.01 and np.abs(path[1] - path[2]).max() > 0.01
-    halfway = request.make(
-        [0] * 200, to_seed=1, fraction=np.full(200, 0.5), indices=np.arange(200), **SIZE
-    )
-    start = halfway.start(plan)
-    assert abs(start.std() - 1) < 0.01 and abs(start.mean()) < 0.01
-    ends = [request.make([0] * 200, seed=seed, **SIZE).start(plan) for seed in (0, 1)]
-    np.testing.assert_allclose(start, (ends[0] + ends[1]) / np.sqrt(2), atol=1e-6)
+    fraction = np.tile([0.2, 0.5], 100)
+    between = ask([0] * 200, to_seed=1, fraction=fraction, indices=np.arange(200)).start(plan)
+    assert abs(between.std() - 1) < 0.01 and abs(between.mean()) < 0.01
+    first, second = (ask([0] * 200, seed=seed).start(plan) for seed in (0, 1))
+    angle = (fraction * np.pi / 2)[:, None, None, None]
+    expected = np.cos(angle) * first + np.sin(angle) * second
+    np.testing.assert_allclose(between, expected, atol=1e-6)
 
 
 # ---- guidance
@@ -527,19 +553,20 @@ class Recorder:
         self.labels = []
 
     def __call__(self, x, t, label):
-        assert len(x) == len(t) == len(label)
+        assert len(x) == len(t) == len(label) and x.dtype == t.dtype == np.float32
         self.labels.append(label.tolist())
-        value = np.where(label == NUM_CLASSES, 10.0, label)
+        value = np.where(label == NUM_CLASSES, 10, label).astype(np.float32)
         return 0 * x + value[:, None, None, None]
 
 
 def guide(scale, *, labels=(0, 2, NUM_CLASSES)):
     """One call at a guidance scale: what each image got, and which labels the network saw."""
     network = Recorder()
-    plan = samplers.plan(LINEAR, "x0", sampler="ddim", num_steps=1)
+    plan = samplers.plan(LINEAR, "x0", sampler="ddim", num_steps=2)
     out = sampling.sample(network, plan, list(labels), guidance_scale=scale, clip=False, **SIZE)
-    assert out.shape == (3, *IMAGE_SHAPE)
-    return network.labels
+    assert out.shape == (3, *IMAGE_SHAPE) and out.dtype == np.float32
+    assert network.labels[0] == network.labels[1]
+    return network.labels[:1]
 
 
 def test_guidance_of_one_is_one_branch():
@@ -556,10 +583,10 @@ def combine(scale, rescale=0.0, network=None):
         network or Recorder(), null_label=NUM_CLASSES, ops=loop._OPS, rescale=rescale
     )
     label = np.array([0, 2, NUM_CLASSES])
-    return both(np.zeros((3, *IMAGE_SHAPE)), np.ones(3), label, scale)
+    return both(np.zeros((3, *IMAGE_SHAPE), np.float32), np.ones(3, np.float32), label, scale)
 
 
-@pytest.mark.parametrize("scale", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("scale", [-1.0, 0.5, 2.0, 5.0])
 def test_guidance_goes_through_a_doubled_batch(scale):
     """uncond + scale*(cond - uncond); an image of no class stays unconditional whatever the scale."""
     assert guide(scale) == [[0, 2, 3, 3, 3, 3]]
@@ -646,6 +673,8 @@ def test_rescaled_guidance_has_the_spread_of_the_branch_with_a_class():
         (lambda: samplers.plan(LINEAR, "score"), "prediction: expected one of .* got 'score'"),
         (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), (0.5, 0.5)), "guidance_interval: "),
         (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), 0.5), "guidance_interval: .* 0.5"),
+        (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), (0, 2)), "guidance_interval: .* 2"),
+        (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), (-1, 1)), "guidance_interval: "),
         (lambda: combine(2.0, rescale=1.5), "guidance_rescale: .* got 1.5"),
         (lambda: ask(guidance_scale="5"), "guidance_scale: .* got '5'"),
         (lambda: ask(guidance_scale=[1, 2, 3]), "guidance_scale: expected a number or 2 of them"),
