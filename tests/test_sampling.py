@@ -346,7 +346,7 @@ def test_numpy_tensorflow_and_xla_agree(sampler, name, make, ask, small_networks
 def test_row_by_row_is_the_same(small_networks):
     """With a callback every row is a call of its own; what it hands out leads to the images."""
     denoise, loops = small_networks
-    plan, labels = make_plan(LINEAR, "ddpm", 6), np.array([0, 1, 1])
+    plan, labels = make_plan(LINEAR, "ddpm", 6, strength=0.5), np.array([0, 1, 1])
     seen = []
     for run in loops:
         seen.append([])
