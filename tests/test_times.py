@@ -73,10 +73,16 @@ def test_all_steps_are_all_whole_numbers():
     for spacing in SPACINGS:
         for schedule in (LINEAR, COSINE):
             np.testing.assert_array_equal(
-                spaced_times(schedule, None, spacing=spacing), np.arange(300, -1, -1)
+                spaced_times(schedule, 300, spacing=spacing), np.arange(300, -1, -1)
             )
 
 
 def test_a_list_of_ones_own():
     np.testing.assert_array_equal(spaced_times(LINEAR, spacing=[300, 120.5, 7]), [300, 120.5, 7, 0])
     np.testing.assert_array_equal(spaced_times(LINEAR, 1, spacing=[60], strength=0.2), [60, 0])
+
+
+def test_twenty_steps_unless_told_otherwise():
+    assert len(spaced_times(LINEAR)) == len(spaced_times(FLOW)) == 21
+    assert len(spaced_times(schedules.linear_schedule(7))) == 8
+    assert len(spaced_times(LINEAR, strength=0.03)) == 10

@@ -17,7 +17,7 @@ def add(parser):
     add("--labels", type=_integers, metavar="0,1,2", help="classes, a row each (all)")
     add("--per-label", type=cli.integer(1), metavar="N", help="images of each class (10)")
     add("--sampler", choices=tuple(SAMPLERS), help="(ddpm)")
-    add("--steps", type=cli.integer(1), metavar="S", help="from T to 0 (T)")
+    add("--steps", type=cli.integer(1), metavar="S", help="from T to 0 (20)")
     add(
         "--spacing",
         type=_spacing,

@@ -155,7 +155,7 @@ SAMPLERS = {
     "euler": euler,
     "midpoint": midpoint,
 }
-SPACING = dict.fromkeys(SAMPLERS, "uniform")
+SPACING = dict.fromkeys(SAMPLERS, "uniform")  # each one's own; no other read better (README)
 
 
 def plan(
@@ -174,7 +174,7 @@ def plan(
         schedule: `Schedule`.
         prediction: "eps", "x0", "v" or "flow".
         sampler: "ddpm", "ddim", "dpmpp_2m" or "heun"; for flow schedules "euler" and "midpoint" too.
-        num_steps: S, 1 <= S <= T; None means T. "heun" and "midpoint" make two calls a step.
+        num_steps: S, 1 <= S <= T; None means 20. "heun" and "midpoint" make two calls a step.
         spacing: of the times, as `spaced_times` takes it; None is the sampler's own, `SPACING`.
         strength: where to start, as a share of T: less than 1 to start from a noised image.
         options: what the sampler takes: `variance` (ddpm), `eta` (ddim).

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 
+NUM_STEPS = 20  # unless told otherwise: more read no better (README, "Which sampler")
+
+
 def spaced_times(schedule, num_steps=None, *, spacing="uniform", strength=1.0):
     """Times t_1 > ... > t_S > 0 and the end 0.
 
@@ -12,7 +15,7 @@ def spaced_times(schedule, num_steps=None, *, spacing="uniform", strength=1.0):
 
     Args:
         schedule: `Schedule`.
-        num_steps: S, 1 <= S <= T, and no more than whole numbers up to t_1; None means as many as these.
+        num_steps: S, 1 <= S <= T, and no more than whole numbers up to t_1; None means 20, or as many as there are.
         spacing: "uniform" in t; "quadratic", finer towards 0; "lam", uniform in half log-SNR from t_1 to t = 1; or a
             list [S], falling from t_1.
         strength: t_1 / T, in (0, 1].
@@ -34,7 +37,7 @@ def spaced_times(schedule, num_steps=None, *, spacing="uniform", strength=1.0):
             f"spacing: expected one of {tuple(SPACINGS)} or a list of times, got {spacing!r}"
         )
     most = schedule.num_train_steps if schedule.continuous else int(start)
-    num_steps = most if num_steps is None else num_steps
+    num_steps = min(NUM_STEPS, most) if num_steps is None else num_steps
     if not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= most:
         raise ValueError(f"num_steps: expected an integer in 1..{most}, got {num_steps}")
     times = SPACINGS[spacing](schedule, start, num_steps)
