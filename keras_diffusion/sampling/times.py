@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-
 NUM_STEPS = 20  # unless told otherwise: more read no better (README, "Which sampler")
 
 
