@@ -45,17 +45,27 @@ def _register():
 
 
 class _AfterKeras(importlib.abc.MetaPathFinder):
-    """Calls `_register` once Keras has been imported, for programs that import it after this package."""
+    """Calls `_register` once Keras has been imported, for programs that import it after this package.
+
+    It stays until Keras is really loaded: many only look whether it is there.
+    """
+
+    looking = False
 
     def find_spec(self, name, path=None, target=None):
-        if name != "keras":
+        if name != "keras" or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_and_register(module):
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 load(module)
                 _register()
 

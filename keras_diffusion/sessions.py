@@ -124,8 +124,10 @@ class Session:
     def _finish_epoch(self, epoch, say):
         """Says the epoch's loss and draws what the part owes at this epoch."""
         losses = [row["loss"] for row in self.run.read_metrics() if row["epoch"] == epoch]
-        mean, last = np.mean(losses), np.mean(losses[-100:])
-        say(f"epoch {epoch}: mean loss {mean:.4f}, of its last 100 steps {last:.4f}")
+        last = losses[-100:]
+        say(
+            f"epoch {epoch}: mean loss {np.mean(losses):.4f}, of its last {len(last)} steps {np.mean(last):.4f}"
+        )
         is_last = epoch == self.asked.epochs
         names = list(self.recipe.figures) if is_last or epoch in self.recipe.figure_epochs else []
         names += [*self.recipe.final_figures, "loss"] if is_last else []

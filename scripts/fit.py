@@ -70,7 +70,8 @@ def open_run(options):
             if status == "finished"
             else "--resume goes on, --force starts over"
         )
-        raise UserError(f"the run in {run.folder} is {status}; {advice}")
+        state = "not finished, or still going on" if status == "running" else status
+        raise UserError(f"the run in {run.folder} is {state}; {advice}")
     return asked, run
 
 

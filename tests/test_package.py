@@ -24,10 +24,18 @@ def test_importing_it_loads_neither_tensorflow_nor_keras():
     assert not loaded & {"tensorflow", "keras", "matplotlib", "mlxtend", "tensorflow_datasets"}
 
 
-@pytest.mark.parametrize("order", ["keras, keras_diffusion", "keras_diffusion, keras"])
-def test_keras_knows_our_classes_whichever_is_imported_first(order):
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import keras, keras_diffusion",
+        "import keras_diffusion, keras",
+        # Programs look whether Keras is there before they load it; TensorFlow does.
+        "import importlib.util, keras_diffusion; importlib.util.find_spec('keras'); import keras",
+    ],
+)
+def test_keras_knows_our_classes_whichever_is_imported_first(imports):
     code = (
-        f"import {order}\n"
+        f"{imports}\n"
         "names = ('DiffusionModel', 'BatchNorm', 'OneHot', 'gelu')\n"
         "print(*(keras.saving.get_registered_object(f'keras_diffusion>{n}').__name__ for n in names))"
     )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -138,6 +139,22 @@ def test_gif_shows_the_way(place, monkeypatch):
     # Two rows of ten, the second with two images and black.
     height, width = frames[1].shape
     assert width > 3 * height
+
+
+def test_the_program_itself(models, place):
+    """In a process of its own, where nothing of Keras is loaded before."""
+    words = "named --labels 1 --per-label 2 --steps 2 --out own.npy"
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "sample.py"), *words.split()],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr and run.stdout.endswith("own.npy\n")
+    expected = models["classes"].sample([1, 1], num_steps=2)
+    np.testing.assert_allclose(np.load(place / "own.npy"), expected, atol=1e-5)
 
 
 BAD = [
