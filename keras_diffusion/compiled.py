@@ -30,7 +30,7 @@ class SamplingLoop:
         """`sampling.loop.drive`'s `run`: (plan, x, x0, asked, *, weights, noise) -> (x, x0), on tensors."""
 
         def run(plan, x, x0, asked, *, weights, noise):
-            branches = _branches(asked.scale, weights)
+            branches = _branches(asked.scale, weights, guidance_rescale)
             function = self._function(branches, guidance_rescale, clip, asked.keep is not None)
             known = () if asked.keep is None else (tf.constant(asked.keep), asked.image)
             return function(
@@ -73,13 +73,13 @@ class SamplingLoop:
         return self._functions[key]
 
 
-def _branches(scale, weights):
+def _branches(scale, weights, rescale):
     """Which branches these rows need; each answer is a graph of its own."""
     if (scale == 1).all() or not weights.any():
         return "cond"
     if not weights.all():
         return "some"
-    return "uncond" if (scale == 0).all() else "both"
+    return "uncond" if (scale == 0).all() and not rescale else "both"
 
 
 def _call(network, null_label, branches, rescale):

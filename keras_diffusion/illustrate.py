@@ -10,6 +10,7 @@ import numpy as np
 from keras_diffusion import course, figures, noise, predictions
 from keras_diffusion.data import ImageData
 from keras_diffusion.runs import Run
+from keras_diffusion.sampling.frames import Frames
 
 _SEED = 0  # of every picture: the same noise at every epoch, so that pictures can be compared
 
@@ -236,12 +237,10 @@ def guidance(scene):
 
 def animation(scene):
     """2.3 and 2.6: the estimate of x0 on the way from noise to image."""
-    estimates = []
     labels = _sample_labels(scene, rows=2)
-    _sample(scene, labels, callback=lambda estimate: estimates.append(estimate.x0))
-    every = max(1, len(estimates) // 40)
-    shown = np.concatenate([estimates[:-1:every], estimates[-1:]])
-    figures.animation(scene.path("sampling.gif"), np.stack([_grid(x, rows=2) for x in shown]))
+    frames = Frames(labels.size)
+    _sample(scene, labels, callback=frames)
+    figures.animation(scene.path("sampling.gif"), [_grid(x, rows=2) for x in frames.all()])
     caption = "Estimates of the image while sampling"
     return [_entry(scene, "sampling.gif", scene.recipe.parts[-1], caption)]
 

@@ -27,7 +27,7 @@ def read(path, image_shape):
         raise UserError(f"expected an image as .png or .npy, got {path.name!r}")
     try:
         image = _read_png(path, image_shape) if path.suffix.lower() == ".png" else _read_npy(path)
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # damage shows in too many ways to list
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"{path}: expected a {path.suffix} that can be read, got: {reason[0]}"
@@ -47,6 +47,8 @@ def _read_png(path, image_shape):
     with Image.open(path, formats=["PNG"]) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels")
+        if image.mode[0] in "IF":
+            raise ValueError("more than 8 bits a pixel; save it with 8")
         mode = "L" if image_shape[2] == 1 else "RGB"
         return np.asarray(image.convert(mode), np.float32) / 255.0
 

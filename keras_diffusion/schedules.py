@@ -57,7 +57,8 @@ class Schedule:
     @property
     def is_flow(self):
         """Whether alpha + sigma = 1 for every t: a straight line from the image to the noise."""
-        return bool(np.allclose(self.alpha + self.sigma, 1.0, rtol=0, atol=1e-12))
+        straight = bool(np.allclose(self.alpha + self.sigma, 1.0, rtol=0, atol=1e-12))
+        return straight and not self.is_variance_preserving
 
     @property
     def is_variance_preserving(self):

@@ -9,6 +9,7 @@ label, then the next. The noise of an image is keyed by (seed, label, number wit
 import pathlib
 import sys
 import time
+import zipfile
 
 import numpy as np
 
@@ -16,8 +17,7 @@ from keras_diffusion import cli, pictures, runs
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sampling import options as sampling_options
-
-_FRAMES = 40  # of a .gif
+from keras_diffusion.sampling.frames import Frames
 
 
 def parse(arguments):
@@ -35,10 +35,12 @@ def open_run(folder):
     if not run.exists():
         raise UserError(f"RUN: expected the folder of a run, got {folder!r}, which has no run.json")
     record = run.read()
-    if record["status"] != "finished" or not run.model.is_file():
+    if record["status"] != "finished":
         raise UserError(
             f"RUN: expected a finished run, got {folder!r}, which is {record['status']}"
         )
+    if not run.model.is_file():
+        raise UserError(f"RUN: expected a run that trained a model, got {folder!r} without one")
     return run, record
 
 
@@ -46,29 +48,15 @@ def load(run):
     """The model of a run that draws from noise."""
     import keras
 
-    model = keras.models.load_model(run.model)
+    try:
+        model = keras.models.load_model(run.model)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile):
+        raise UserError(
+            f"{run.model}: expected a model that can be read, got a damaged file"
+        ) from None
     if model.schedule.num_train_steps == 1:
         raise UserError("RUN: expected a run of part 2.x, got a one-step denoiser's")
     return model
-
-
-class Frames:
-    """Estimates of x0 for an animation: every so many rows and always the last."""
-
-    def __init__(self, count):
-        self.count, self.kept = count, {}
-
-    def __call__(self, estimate):
-        every = max(1, estimate.num_rows // _FRAMES)
-        last = estimate.row == estimate.num_rows - 1
-        if estimate.row % every == 0 or last:
-            shape = (self.count, *estimate.x0.shape[1:])
-            frame = self.kept.setdefault(estimate.row, np.zeros(shape, np.float32))
-            frame[estimate.images] = np.clip(estimate.x0, 0, 1)
-
-    def all(self):
-        """float32 [F, N, H, W, C]."""
-        return np.stack(list(self.kept.values()))
 
 
 def grid(images, labels, names):

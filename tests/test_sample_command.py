@@ -52,6 +52,11 @@ def place(models, tmp_path_factory):
         leave_run(place / name, model)
     leave_run(place / "named", models["classes"], data={"class_names": ["ape", "bee", "cat"]})
     leave_run(place / "stopped", models["classes"], status="interrupted")
+    leave_run(place / "bare", models["classes"])
+    (place / "bare" / "model.keras").unlink()
+    leave_run(place / "damaged", models["classes"])
+    (place / "damaged" / "model.keras").write_bytes(b"nothing")
+    Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(place / "deep.png")
     (place / "empty").mkdir()
     Image.fromarray(np.arange(0, 256, 4, np.uint8).reshape(8, 8)).save(place / "ramp.png")
     half = np.zeros((8, 8), np.uint8)
@@ -158,6 +163,9 @@ def test_the_program_itself(models, place):
 
 
 BAD = [
+    ("damaged", "model.keras: expected a model that can be read, got a damaged file"),
+    ("classes --start-from deep.png", "more than 8 bits a pixel"),
+    ("classes --strength 0.5", "strength: expected start_from as well, got none"),
     ("classes --labels 4", "--labels: expected 0..3 (3: no class), got 4"),
     ("classes --labels 1,1", "--labels: expected each class once, got 1,1"),
     ("time --labels 0", "--labels: expected none for a network without classes"),
@@ -190,6 +198,7 @@ AT_ONCE = [
     ([], "the following arguments are required: RUN"),
     (["nowhere"], "got 'nowhere', which has no run.json"),
     (["empty"], "got 'empty', which has no run.json"),
+    (["bare"], "expected a run that trained a model, got 'bare' without one"),
     (["stopped"], "expected a finished run, got 'stopped', which is interrupted"),
     (["classes", "--out", "a.jpg"], "--out: expected a name ending in .png, .gif, .npy"),
     (["classes", "--out", "nowhere/a.png"], "--out: expected a folder that can be written"),

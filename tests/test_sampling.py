@@ -10,6 +10,7 @@ from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line
 
 from keras_diffusion import noise, sampling, schedules
 from keras_diffusion.sampling import guidance, loop, request, samplers, tableau
+from keras_diffusion.sampling.frames import Frames
 
 LINEAR = schedules.linear_schedule(300)
 SCHEDULES = {
@@ -88,9 +89,10 @@ def test_rows_preserve_the_marginal(sampler, options, name, num_steps):
     )
     np.testing.assert_allclose(plan.a**2 * sigma_t**2 + plan.c**2, sigma_s**2, rtol=0, atol=1e-12)
     assert (plan.c >= 0).all()
-    assert plan.d.any() == (num_steps > 1 + (sampler == "dpmpp_2m") or sampler == "midpoint") or (
-        sampler in ("ddim", "ddpm", "euler")
+    least = {"dpmpp_2m": 3 if name != "flow" else 4, "heun": 2, "midpoint": 1}.get(
+        sampler, math.inf
     )
+    assert plan.d.any() == (num_steps >= least)
     # How much of the noise is fresh: none at eta = 0, some at the others, in every row but the last.
     if sampler not in ("ddim", "ddpm") or options.get("eta") == 0:
         assert not plan.is_stochastic
@@ -260,6 +262,15 @@ def test_2m_without_a_finite_past_is_first_order():
     assert on_line.d[1:5].all() and not on_line.d[[0, 5]].any()
 
 
+def test_2m_weighs_the_last_estimate_by_half_the_ratio_of_steps():
+    """Lu et al. 2022: D = (1 + 1/(2r))*x0 - 1/(2r)*x0_before, r = h_before/h; steps of very different length."""
+    t = np.array([250.0, 240.0, 100.0, 90.0, 10.0])
+    plan = samplers.dpmpp_2m(SCHEDULES["flow"], "flow", np.append(t, 0.0))
+    h = np.diff(np.log((300 - t) / t))
+    share = plan.d[1:4] / (plan.b + plan.d)[1:4]
+    np.testing.assert_allclose(share, -h[1:] / (2 * h[:-1]), rtol=1e-10)
+
+
 def test_heun_where_alpha_is_zero_takes_one_call():
     zero = schedules.table_schedule([1.0, 0.8, 0.6, 0.0], [0.0, 0.6, 0.8, 1.0])
     plan = samplers.plan(zero, "x0", sampler="heun")
@@ -322,6 +333,7 @@ LEFT = np.arange(8) < 4  # columns
         ("dpmpp_2m", "linear", {"spacing": "lam"}, {"guidance_scale": np.array([1, 2, 3, 0.5])}),
         ("heun", "linear", {}, {"guidance_scale": 2.0, "guidance_interval": (0.2, 0.7)}),
         ("midpoint", "flow", {}, {"guidance_scale": 4.0, "guidance_rescale": 0.7}),
+        ("ddim", "linear", {}, {"guidance_scale": 0.0, "guidance_rescale": 0.7}),
         ("ddpm", "linear", {"strength": 0.5}, {"start_from": PICTURE, "guidance_scale": 2.0}),
         ("ddim", "linear", {}, {"start_from": PICTURE, "keep": np.tile(LEFT, (8, 1))}),
         ("ddpm", "linear", {"variance": "beta"}, {"to_seed": 8}),
@@ -347,16 +359,18 @@ def test_row_by_row_is_the_same(small_networks):
     """With a callback every row is a call of its own; what it hands out leads to the images."""
     denoise, loops = small_networks
     plan, labels = make_plan(LINEAR, "ddpm", 6, strength=0.5), np.array([0, 1, 1])
+    image = {"start_from": PICTURE}
     seen = []
     for run in loops:
         seen.append([])
-        whole = tensorflow_sample(run, plan, labels, guidance_scale=2.0)
-        rows = tensorflow_sample(run, plan, labels, guidance_scale=2.0, callback=seen[-1].append)
+        ask = {"guidance_scale": 2.0, **image}
+        whole = tensorflow_sample(run, plan, labels, **ask)
+        rows = tensorflow_sample(run, plan, labels, callback=seen[-1].append, **ask)
         np.testing.assert_allclose(whole, rows, atol=1e-5)
         np.testing.assert_array_equal(seen[-1][-1].x0, rows)
     size = {"image_shape": IMAGE_SHAPE, "num_classes": NUM_CLASSES, "guidance_scale": 2.0}
     seen.append([])
-    sampling.sample(denoise, plan, labels, callback=seen[-1].append, **size)
+    sampling.sample(denoise, plan, labels, callback=seen[-1].append, **size, **image)
     for handed in seen:
         assert [estimate.row for estimate in handed] == list(range(6))
         assert {estimate.num_rows for estimate in handed} == {6}
@@ -406,7 +420,7 @@ def test_image_k_does_not_depend_on_the_others():
 
 @pytest.mark.parametrize("bound", [("MAX_IMAGES", 3), ("MAX_NOISE_BYTES", 3 * 4 * 5 * 64)])
 def test_chunks_change_nothing(bound, monkeypatch):
-    plan, labels = make_plan(LINEAR, "ddpm", 4), [0, 1, 2, 0, 1, 2, 0]
+    plan, labels = make_plan(LINEAR, "ddpm", 4), [0, 1, 2, 2, 1, 0, 0]
     keep = np.random.default_rng(0).random((7, *IMAGE_SHAPE)) < 0.3
     make = {
         **SIZE,
@@ -493,6 +507,21 @@ def test_starting_from_an_image(name, strength):
     np.testing.assert_allclose([t for _, t in called], expected, atol=0.5 + 1e-4)
 
 
+def test_starting_below_the_top_needs_an_image():
+    plan = make_plan(LINEAR, "ddpm", 5, strength=0.5)
+    with pytest.raises(ValueError, match="strength: expected start_from as well, got none"):
+        sampling.sample(colourful, plan, [0], **SIZE)
+
+
+def test_frames_are_joined_over_chunks(monkeypatch):
+    monkeypatch.setattr(request, "MAX_IMAGES", 3)
+    plan, frames = make_plan(LINEAR, "ddpm", 9), Frames(7, most=3)
+    images = sampling.sample(colourful, plan, [0] * 7, callback=frames, **SIZE)
+    assert list(frames.kept) == [0, 3, 6, 8] and frames.all().shape == (4, 7, *IMAGE_SHAPE)
+    np.testing.assert_array_equal(frames.all()[-1], images)
+    assert (np.ptp(frames.all(), axis=(2, 3, 4)) > 0.1).all()
+
+
 def test_at_full_strength_nothing_of_the_image_is_left():
     plan = make_plan(LINEAR, "ddpm", 5)
     plain = sampling.sample(colourful, plan, [0, 1], **SIZE)
@@ -511,9 +540,12 @@ def test_kept_pixels_stay_exactly(sampler, options, name):
     assert np.abs(plain[:, keep] - PICTURE[keep]).max() > 0.1
 
 
-def test_kept_pixels_pass_through_the_marginals():
+@pytest.mark.parametrize(
+    ("sampler", "name"), [("ddpm", "cosine"), ("ddim", "linear"), ("dpmpp_2m", "linear")]
+)
+def test_kept_pixels_pass_through_the_marginals(sampler, name):
     """Before row k the kept pixels hold alpha*image + sigma*noise, as if the image had just been noised."""
-    states, plan = [], make_plan(SCHEDULES["cosine"], "ddpm", 6)  # at T nothing but noise is left
+    states, plan = [], make_plan(SCHEDULES[name], sampler, 6)
 
     def network(x, t, label):
         states.append(x)
@@ -522,7 +554,7 @@ def test_kept_pixels_pass_through_the_marginals():
     keep, half = np.ones((8, 8), bool), np.full(IMAGE_SHAPE, 0.5, np.float32)
     labels = [0] * 64
     sampling.sample(network, plan, labels, start_from=half, keep=keep, **SIZE)
-    for x, alpha, sigma in list(zip(states, plan.alpha, plan.sigma, strict=True))[1:]:
+    for x, alpha, sigma in zip(states, plan.alpha, plan.sigma, strict=True):
         assert abs(x.mean() - 0.5 * alpha) < 0.05 and abs(x.std() - sigma) < 0.03
 
 

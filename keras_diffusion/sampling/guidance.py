@@ -76,4 +76,5 @@ def weights(plan, interval=None):
             f"guidance_interval: expected (low, high) of t/T with 0 <= low < high <= 1, got {interval}"
         )
     t = plan.t / plan.num_train_steps
-    return ((low <= t) & (t <= high)).astype(np.float32)
+    slack = 1e-9  # t is a quotient
+    return ((low - slack <= t) & (t <= high + slack)).astype(np.float32)

@@ -49,7 +49,7 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False):
         from tqdm import tqdm
 
         bar = tqdm(total=len(plan) * len(chunks), unit=" calls")
-    size = 1 if callback or progress else len(plan)
+    size = len(plan) if callback is None and not progress else 1
     for chunk in chunks:
         part = asked.part(chunk)
         x = part.start(plan)
@@ -61,9 +61,9 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False):
             x, x0 = run(plan[now], x, x0, part, weights=weights[now], noise=fresh)
             if bar:
                 bar.update()
-            if callback:
+            if callback is not None:
                 t = plan.t[i] / plan.num_train_steps
-                callback(Estimate(chunk, i, len(plan), t, np.asarray(x0)))
+                callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
         images.append(clip_unit(np.asarray(x)))
     if bar:
         bar.close()
@@ -91,7 +91,7 @@ def runner(network, *, null_label, guidance_rescale=0.0, clip=True):
     def call(x, t, label, scale):
         if (scale == 1).all():
             return network(x, t, label)
-        if (scale == 0).all():
+        if (scale == 0).all() and not guidance_rescale:
             return alone(x, t, label)
         return both(x, t, label, scale[:, None, None, None])
 
@@ -101,7 +101,7 @@ def runner(network, *, null_label, guidance_rescale=0.0, clip=True):
             plan.t, plan.rows.astype(np.float32), weights, noise, strict=True
         ):
             t = np.full(len(x), t / plan.num_train_steps, np.float32)
-            out = call(x, t, label, 1 + weight * (asked.scale - 1))
+            out = np.asarray(call(x, t, label, 1 + weight * (asked.scale - 1)), np.float32)
             x, x0 = tableau.step(x, x0, out, fresh, tableau.Row(*row), limit)
         return x, x0
 

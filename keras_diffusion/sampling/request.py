@@ -62,11 +62,20 @@ class Request:
         return (np.cos(angle) * first + np.sin(angle) * second).astype(np.float32)
 
     def start(self, plan):
-        """The state before the first row: noise, or, where the rows begin below T, the noised image."""
-        eps = self.noise(0)
-        if self.image is None or plan.t[0] == plan.num_train_steps:
+        """The state before the first row: noise; the noised image where the rows begin below T, and in kept pixels.
+
+        Raises:
+            ValueError: where the rows begin below T and there is no image.
+        """
+        eps, whole = self.noise(0), plan.t[0] == plan.num_train_steps
+        if self.image is None:
+            if not whole:
+                raise ValueError("strength: expected start_from as well, got none")
             return eps
-        return (plan.alpha[0] * self.image + plan.sigma[0] * eps).astype(np.float32)
+        noised = (plan.alpha[0] * self.image + plan.sigma[0] * eps).astype(np.float32)
+        if not whole:
+            return noised
+        return eps if self.keep is None else np.where(self.keep, noised, eps)
 
     def row_noise(self, plan, rows):
         """The noise of some rows: float32 [R, N, H, W, C]; zeros [R, 1, 1, 1, 1], which broadcast, where none adds any."""

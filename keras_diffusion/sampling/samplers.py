@@ -57,7 +57,7 @@ def ddim(schedule, prediction, times, *, eta=0.0):
 
 
 def dpmpp_2m(schedule, prediction, times):
-    """DPM-Solver++(2M): a straight line through the last two estimates of x0, integrated exactly in half log-SNR.
+    """DPM-Solver++(2M): the last two estimates of x0, carried on to the middle of the step in half log-SNR.
 
     A row is of first order (`ddim`) where half log-SNR isn't finite at its end, at its beginning or at the one before:
     always the first and the last.

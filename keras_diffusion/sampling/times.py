@@ -52,10 +52,11 @@ def _start(schedule, strength):
 
 def _own(times, start, num_steps):
     times = np.append(np.asarray(times, dtype=np.float64).ravel(), 0.0)
-    if times[0] != start or not (np.diff(times) < 0).all():
+    if not np.isclose(times[0], start) or not (np.diff(times) < 0).all():
         raise ValueError(
             f"spacing: expected times that fall from {start:g} to above 0, got {times[:-1].tolist()}"
         )
+    times[0] = start
     if num_steps not in (None, times.size - 1):
         raise ValueError(f"num_steps: expected {times.size - 1} as in the list, got {num_steps}")
     return times
@@ -70,6 +71,8 @@ def _quadratic(schedule, start, num_steps):
 
 
 def _lam(schedule, start, num_steps):
+    if num_steps == 1:
+        return np.array([start, 0.0])
     last = min(1.0, start / num_steps)
     first = schedule.lam(start)
     if not np.isfinite(first):  # nothing but noise: no number is evenly far from it
