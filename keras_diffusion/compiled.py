@@ -59,7 +59,7 @@ class SamplingLoop:
 
                 def row(i, x, x0):
                     times = tf.fill(tf.shape(x)[:1], t[i])
-                    out = network(x, times, label, 1 + weights[i] * (scale - 1))
+                    out = network(x, times, label, guidance.scale_now(scale, weights[i]))
                     columns = tableau.Row(*tf.unstack(rows[i], num=len(tableau.Row._fields)))
                     return i + 1, *tableau.step(x, x0, out, noise[i], columns, limit)
 

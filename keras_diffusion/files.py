@@ -3,6 +3,9 @@
 import contextlib
 import os
 import pathlib
+import shutil
+
+from keras_diffusion.errors import UserError
 
 
 @contextlib.contextmanager
@@ -15,3 +18,38 @@ def replacing(path):
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path, *, made):
+    """A folder beside `path` to fill; it takes the place of `path` when the block ends well, else it is removed.
+
+    Args:
+        path: the folder that is wanted, with the folders above it made too.
+        made: a file that every such folder has: one that lacks it is somebody else's.
+
+    Raises:
+        UserError: where `path` is there and somebody else's, or can't be written.
+    """
+    path = pathlib.Path(path)
+    theirs = not path.is_dir() or (not (path / made).is_file() and any(path.iterdir()))
+    if path.exists() and theirs:
+        raise UserError(
+            f"{path}: expected a new folder, or one with {made} in it to replace, got something else"
+        )
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    before = path.with_name(f".{path.name}.{os.getpid()}.before")
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a folder that can be written ({error.strerror})"
+        ) from None
+    try:
+        yield beside
+        if path.exists():
+            os.replace(path, before)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import pathlib
+import zipfile
 
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
@@ -131,6 +132,49 @@ class Run:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(format_metrics(row) for row in rows)
+
+
+def finished(folder):
+    """A finished run that trained a model, and its run.json.
+
+    Raises:
+        UserError: where `folder` isn't one.
+    """
+    run = Run(folder)
+    if not run.exists():
+        raise UserError(f"RUN: expected the folder of a run, got {folder!r}, which has no run.json")
+    record = run.read()
+    if record["status"] != "finished":
+        raise UserError(
+            f"RUN: expected a finished run, got {folder!r}, which is {record['status']}"
+        )
+    if not run.model.is_file():
+        raise UserError(f"RUN: expected a run that trained a model, got {folder!r} without one")
+    return run, record
+
+
+def load_sampler(run):
+    """The model of a finished run, if it draws from noise; loads Keras.
+
+    Raises:
+        UserError: where the file is damaged, or it is a one-step denoiser.
+    """
+    import keras
+
+    try:
+        model = keras.models.load_model(run.model)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile):
+        raise UserError(
+            f"{run.model}: expected a model that can be read, got a damaged file"
+        ) from None
+    if model.schedule.num_train_steps == 1:
+        raise UserError("RUN: expected a run of part 2.x, got a one-step denoiser's")
+    return model
+
+
+def class_names(record, num_classes):
+    """What the classes of a run are called; none without classes."""
+    return list(record["data"].get("class_names", map(str, range(num_classes))))[:num_classes]
 
 
 def format_metrics(row):

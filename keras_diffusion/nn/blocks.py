@@ -4,12 +4,25 @@ Each function takes a Keras tensor and returns one; D, the channel count, is `wi
 Initial weights are PyTorch's defaults, uniform in +-1/sqrt(fan_in), because the course's figures were made with them.
 """
 
+import contextlib
+import contextvars
 import math
 
 import keras
 import tensorflow as tf
 
 _PACKAGE = "keras_diffusion"
+_AS_OPERATIONS = contextvars.ContextVar("as_operations", default=False)
+
+
+@contextlib.contextmanager
+def as_operations():
+    """Inside, `gelu` is traced as plain operations, which converters can read, and not as a function that XLA compiles."""
+    token = _AS_OPERATIONS.set(True)
+    try:
+        yield
+    finally:
+        _AS_OPERATIONS.reset(token)
 
 
 def _phi(u):
@@ -17,11 +30,13 @@ def _phi(u):
     return 0.5 * (1.0 + tf.math.erf(u * math.sqrt(0.5)))
 
 
-# XLA turns each of these chains of pointwise operations into one pass over memory.
-@tf.function(jit_compile=True)
-def _gelu_forward(x):
+def _gelu_operations(x):
     u = tf.cast(x, tf.float32)
     return tf.cast(u * _phi(u), x.dtype)
+
+
+# XLA turns each of these chains of pointwise operations into one pass over memory.
+_gelu_forward = tf.function(_gelu_operations, jit_compile=True)
 
 
 @tf.function(jit_compile=True)
@@ -48,7 +63,8 @@ def gelu(x):
 
     Reference: Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
     """
-    return _gelu(tf.convert_to_tensor(x))
+    x = tf.convert_to_tensor(x)
+    return _gelu_operations(x) if _AS_OPERATIONS.get() else _gelu(x)
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)

@@ -17,6 +17,16 @@ class Ops(NamedTuple):
     spread: Callable  # x [N, H, W, C] -> standard deviation of each image [N, 1, 1, 1]
 
 
+def scale_now(scale, weight):
+    """The scale in a row where guidance acts by `weight`, as `weights` gives it: 1, which is off, where it doesn't."""
+    return 1 + weight * (scale - 1)
+
+
+def combine(cond, uncond, scale):
+    """The guided output of the two branches."""
+    return uncond + scale * (cond - uncond)
+
+
 def unconditional(network, *, null_label):
     """The network without a class."""
     return lambda x, t, label: network(x, t, label * 0 + null_label)
@@ -44,7 +54,7 @@ def guided(network, *, null_label, ops, rescale=0.0):
     def both(x, t, label, scale):
         out = network(ops.concat(x, x), ops.concat(t, t), ops.concat(label, label * 0 + null_label))
         cond, uncond = ops.split(out)
-        out = uncond + scale * (cond - uncond)
+        out = combine(cond, uncond, scale)
         if not rescale:
             return out
         return out * (1 + rescale * (ops.spread(cond) / ops.spread(out) - 1))

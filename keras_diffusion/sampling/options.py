@@ -10,12 +10,9 @@ from keras_diffusion.sampling.samplers import SAMPLERS
 from keras_diffusion.sampling.times import SPACINGS
 
 
-def add(parser):
-    """Adds the options; one that isn't given is None."""
-    number = cli.number
+def add_defaults(parser):
+    """Adds the options that a model can have defaults for; one that isn't given is None."""
     add = parser.add_argument
-    add("--labels", type=_integers, metavar="0,1,2", help="classes, a row each (all)")
-    add("--per-label", type=cli.integer(1), metavar="N", help="images of each class (10)")
     add("--sampler", choices=tuple(SAMPLERS), help="(ddpm)")
     add("--steps", type=cli.integer(1), metavar="S", help="from T to 0 (20)")
     add(
@@ -23,17 +20,32 @@ def add(parser):
         type=_spacing,
         help=f"{', '.join(SPACINGS)} or times like 300,120,40 (the sampler's)",
     )
-    add("--eta", type=number(0, 1), help="of ddim: 0 adds no noise, 1 as much as ddpm (0)")
+    add("--eta", type=cli.number(0, 1), help="of ddim: 0 adds no noise, 1 as much as ddpm (0)")
     add("--variance", choices=("beta_tilde", "beta"), help="of ddpm (beta_tilde)")
-    add("--guidance", type=number(), metavar="SCALE", help="1 is off (5)")
+    add("--guidance", type=cli.number(), metavar="SCALE", help="1 is off (5)")
     add("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="of t/T (0,1)")
-    add("--guidance-rescale", type=number(0, 1), metavar="SHARE", help="of the spread (0)")
+
+
+def add(parser):
+    """Adds all the options; one that isn't given is None."""
+    add = parser.add_argument
+    add("--labels", type=_integers, metavar="0,1,2", help="classes, a row each (all)")
+    add("--per-label", type=cli.integer(1), metavar="N", help="images of each class (10)")
+    add_defaults(parser)
+    add("--guidance-rescale", type=cli.number(0, 1), metavar="SHARE", help="of the spread (0)")
     add("--no-clip", action="store_const", const=False, dest="clip", help="estimates of x0")
     add("--seed", type=cli.integer(0, 2**63 - 1), help="(0)")
     add("--to-seed", type=cli.integer(0, 2**63 - 1), help="go from --seed's image to this one's")
     add("--start-from", metavar="FILE", help="noise this image (.png, .npy) and draw it anew")
-    add("--strength", type=number(0, 1), help="how far it is noised (1: nothing is left)")
+    add("--strength", type=cli.number(0, 1), help="how far it is noised (1: nothing is left)")
     add("--keep", metavar="FILE", help="pixels that stay: white in a .png, bools in a .npy")
+
+
+def default_arguments(options):
+    """The defaults of a model, of the options that were given."""
+    names = {"steps": "num_steps", "guidance": "guidance_scale"}
+    given = ("sampler", "steps", "spacing", "eta", "variance", "guidance", "guidance_interval")
+    return _given(options, given, names)
 
 
 def plan_arguments(options):

@@ -211,3 +211,13 @@ def _keep(keep, start_from, shape):
             f"keep: expected bools of shape {shape[1:3]}, {shape[1:]} or {shape}, got {keep.dtype} {keep.shape}"
         )
     return np.broadcast_to(keep, shape)
+
+
+def numbers(labels, indices=None):
+    """The number of each image among those of its label, int64 [N]: what is given, or counted from 0."""
+    return noise.occurrence(labels) if indices is None else np.asarray(indices, np.int64)
+
+
+def shard(count, k, n):
+    """The k-th of n parts of `count` images, k from 1: slices that follow each other and differ by one image at most."""
+    return slice(count * (k - 1) // n, count * k // n)

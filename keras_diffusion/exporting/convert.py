@@ -1,0 +1,162 @@
+"""A finished run as files that draw without TensorFlow: all of them, checked and compared, or none."""
+
+import hashlib
+import json
+import platform
+from importlib import metadata
+
+import numpy as np
+import onnx
+
+import keras_diffusion
+from keras_diffusion import spec as specs
+from keras_diffusion.errors import UserError
+from keras_diffusion.exporting import denoiser, parity, sampler, saved_model, smaller
+from keras_diffusion.files import replacing_folder
+from keras_diffusion.sampling import guidance, onnx_model, portable, samplers
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "tf2onnx", "onnxruntime")
+PRECISIONS = specs.PRECISIONS[1:]
+# What smaller weights may change, as mean absolute differences of pixels in [0, 1].
+MEAN_TOLERANCE = 0.005
+WORST_TOLERANCE = 0.05
+_TRIED = 4  # images of each class that a smaller file is tried on
+
+
+def convert(model, folder, *, training, class_names=(), defaults=None, also=(), say=print):
+    """Exports a model.
+
+    Args:
+        model: `DiffusionModel` that draws from noise.
+        folder: path. Made, or replaced whole if it holds an earlier export.
+        training: dict, what the run says of itself, for the spec.
+        class_names: K of them.
+        defaults: dict of arguments of `sample` that hold where none is given; None takes `default_sampling`.
+        also: of "float16" and "int8": smaller ONNX files beside the others.
+        say: function of a line.
+
+    Returns:
+        The certificate, as in parity.json.
+
+    Raises:
+        UserError: where the network can't be converted, or a file differs too much from the model. Nothing is written.
+    """
+    network = in_float32(model.sampling_network)
+    defaults = default_sampling(model) if defaults is None else defaults
+    spec = specs.Spec(
+        kind="denoiser",
+        schedule=model.schedule.to_config(),
+        prediction=model.prediction,
+        image_shape=model.image_shape,
+        num_classes=model.num_classes,
+        class_names=class_names,
+        defaults=defaults,
+        weights_sha256=weights_sha256(network),
+        training=training,
+        versions=_versions(),
+    )
+    rows = _rows(model, defaults)
+    with replacing_folder(folder, made="parity.json") as beside:
+        _write(beside, network, model, spec, rows)
+        say("comparing the files with the Keras model")
+        certificate = parity.certify(model, network, beside)
+        certificate["weights_sha256"] = spec.weights_sha256
+        certificate["smaller"] = [_smaller(beside, precision) for precision in also]
+        certificate["bytes"] = {
+            str(path.relative_to(beside)): path.stat().st_size
+            for path in sorted(beside.rglob("*"))
+            if path.is_file()
+        }
+        text = json.dumps(certificate, indent=2)
+        (beside / "parity.json").write_text(text + "\n", encoding="utf-8")
+    return certificate
+
+
+def default_sampling(model):
+    """What `sample` does where nothing is said: as `DiffusionModel.sample`, Euler's method for flows."""
+    chosen = {"sampler": "euler"} if model.schedule.is_flow else {"sampler": "ddpm"}
+    chosen["num_steps"] = min(20, model.schedule.num_train_steps)
+    return chosen | {"guidance_scale": 5.0 if model.num_classes else 1.0}
+
+
+def _rows(model, defaults):
+    chosen = {k: v for k, v in defaults.items() if not k.startswith("guidance")}
+    plan = samplers.plan(model.schedule, model.prediction, **chosen)
+    return portable.table(plan, guidance.weights(plan, defaults.get("guidance_interval")))
+
+
+def _write(folder, network, model, spec, rows):
+    saved_model.write(str(folder / "saved_model"), network, model, rows)
+    call = denoiser.to_onnx(network, denoiser.signature(model))
+    onnx.helper.set_model_props(call, {specs.KEY: spec.to_json()})
+    onnx.save(call, folder / "denoiser.onnx")
+    for kind in ("sampler", "sampler_noise"):
+        made = sampler.to_onnx(call, spec.of_kind(kind), rows, own_noise=kind == "sampler_noise")
+        onnx.save(made, folder / f"{kind}.onnx")
+
+
+def _smaller(folder, precision):
+    """Writes the ONNX files with smaller weights; what that changes in images drawn by the defaults."""
+    reference = onnx_model.load(folder / "denoiser.onnx", provider="cpu")
+    for kind in specs.KINDS:
+        made = smaller.shrink(onnx.load(folder / f"{kind}.onnx"), precision)
+        onnx.helper.set_model_props(
+            made, {specs.KEY: reference.spec.of_kind(kind, precision=precision).to_json()}
+        )
+        onnx.save(made, folder / f"{kind}.{precision}.onnx")
+    small = onnx_model.load(folder / f"denoiser.{precision}.onnx", provider="cpu")
+    labels = np.repeat(np.arange(max(1, reference.spec.num_classes)), _TRIED)
+    difference = np.abs(reference.sample(labels) - small.sample(labels))
+    found = {
+        "precision": precision,
+        "images": len(labels),
+        "mean": float(difference.mean()),
+        "mean_of_worst_image": float(difference.mean(axis=(1, 2, 3)).max()),
+        "largest": float(difference.max()),
+    }
+    good = found["mean"] <= MEAN_TOLERANCE and found["mean_of_worst_image"] <= WORST_TOLERANCE
+    if not good:
+        raise UserError(
+            f"{precision}: expected pixels that change by {MEAN_TOLERANCE:g} in the mean and {WORST_TOLERANCE:g} in the worst image at most, "
+            f"got {found['mean']:.2g} and {found['mean_of_worst_image']:.2g}; leave it out"
+        )
+    return found
+
+
+def in_float32(network):
+    """The network computed in float32, whatever precision it was trained with; itself where it is already.
+
+    onnxruntime and TensorFlow's converters don't take a graph of mixed precision.
+    """
+    config = network.get_config()
+    plain = _plain_policies(config)
+    if plain == config:
+        return network
+    rebuilt = type(network).from_config(plain)
+    rebuilt.set_weights(network.get_weights())
+    return rebuilt
+
+
+def _plain_policies(config):
+    """A configuration with every dtype policy that is "mixed_..." made float32."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {**config["config"], "name": "float32"}}
+        return {key: _plain_policies(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_plain_policies(value) for value in config)
+    return "float32" if isinstance(config, str) and config.startswith("mixed_") else config
+
+
+def weights_sha256(network):
+    """SHA-256 over a network's weights: their shapes and float32 bytes, in its order."""
+    digest = hashlib.sha256()
+    for weight in network.get_weights():
+        digest.update(f"{weight.shape}\n".encode())
+        digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _versions():
+    versions = {"keras_diffusion": keras_diffusion.__version__, "python": platform.python_version()}
+    return versions | {package: metadata.version(package) for package in _PACKAGES}

@@ -1,0 +1,121 @@
+"""Draws images with an exported model, on NumPy and onnxruntime alone.
+
+    python -m keras_diffusion.sampling --labels 0,1,2 --per-label 10 --seed 0 --out digits.png
+
+FILE.onnx is a denoiser.onnx or sampler.onnx that export/convert.py wrote; without it, the digits that come with the package. What isn't
+given is the model's own default. Writes a .png grid (a label a row), a .gif of the estimates on the way, or a .npy, float32 [N, H, W, C]
+in [0, 1], all of the first label, then the next. The noise of an image is keyed by (seed, label, number within the label).
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+
+import numpy as np
+
+from keras_diffusion import cli
+from keras_diffusion.errors import UserError
+from keras_diffusion.files import replacing
+from keras_diffusion.sampling import onnx_model, options, request
+
+_SHARD = "k/n with 1 <= k <= n"
+
+
+def parse(arguments):
+    """The command line; None where an option wasn't given."""
+    parser = cli.Parser(prog=os.path.basename(sys.argv[0]), description=__doc__)
+    parser.add_argument("file", nargs="?", metavar="FILE.onnx", help="(the package's own model)")
+    options.add(parser)
+    parser.add_argument("--out", default="digits.png", help=".png, .gif or .npy (digits.png)")
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="K/N", help="the K-th of N parts, as .npy"
+    )
+    parser.add_argument("--threads", type=cli.integer(1, 1024), help="(onnxruntime's choice)")
+    parser.add_argument(
+        "--provider", choices=("auto", "cpu", "cuda"), default="auto", help="cuda if there (auto)"
+    )
+    return parser.parse_args(arguments)
+
+
+def _shard(text):
+    words = text.split("/")
+    if len(words) == 2 and all(word.isdecimal() for word in words):
+        k, n = map(int, words)
+        if 1 <= k <= n <= 10**9:
+            return k, n
+    raise argparse.ArgumentTypeError(f"expected {_SHARD}, got {text!r}")
+
+
+def main():
+    asked = parse(sys.argv[1:])
+    suffix = os.path.splitext(asked.out)[1].lower()
+    cli.check_output(asked.out, (".png", ".gif", ".npy"))
+    if asked.shard != (1, 1) and suffix != ".npy":
+        raise UserError(f"--out: expected a .npy with --shard, got {asked.out!r}")
+    cli.need("onnxruntime", extra="onnx")
+    model = onnx_model.load(asked.file, threads=asked.threads, provider=asked.provider)
+    labels = options.labels(asked, model.spec.num_classes)
+    arguments = {**options.plan_arguments(asked), **options.sample_arguments(asked)}
+    arguments |= _files(asked, model.spec)
+    began = time.perf_counter()
+    try:
+        count = _draw(model, labels, asked, suffix, arguments)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    print(f"{count} images in {time.perf_counter() - began:.2f} s: {asked.out}")
+    return 0
+
+
+def _files(asked, spec):
+    """Images that drawing starts from."""
+    from keras_diffusion import pictures
+
+    found = {}
+    if asked.start_from:
+        found["start_from"] = pictures.read(asked.start_from, spec.image_shape)
+    if asked.keep:
+        found["keep"] = pictures.read(asked.keep, spec.image_shape) > 0.5
+    return found
+
+
+def _draw(model, labels, asked, suffix, arguments):
+    """Draws and writes the file, whole or not at all; how many images."""
+    if suffix == ".npy":
+        chosen = request.shard(len(labels), *asked.shard)
+        with replacing(asked.out) as beside, _array(beside) as make:
+            model.sample(labels, shard=asked.shard, out=make, **arguments)
+        return chosen.stop - chosen.start
+    from keras_diffusion import imagefiles
+    from keras_diffusion.sampling.frames import Frames
+
+    frames = Frames(labels.size) if suffix == ".gif" else None
+    images = model.sample(labels, **arguments, **({"callback": frames} if frames else {}))
+    names = range(model.spec.num_classes + 1) if model.spec.num_classes else []
+    if frames:
+        rows, _ = imagefiles.grid(frames.all(), labels, names)
+        data = imagefiles.gif(np.stack([imagefiles.tile(frame) for frame in rows]))
+    else:
+        data = imagefiles.png(imagefiles.tile(imagefiles.grid(images, labels, names)[0]))
+    with replacing(asked.out) as beside:
+        beside.write_bytes(data)
+    return len(labels)
+
+
+@contextlib.contextmanager
+def _array(path):
+    """A function from a shape to the array that a .npy file is: as many images as a disk takes, memory for a few."""
+    made = []
+
+    def make(shape):
+        made.append(np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape))
+        return made[-1]
+
+    yield make
+    for array in made:
+        array.flush()
+
+
+if __name__ == "__main__":
+    cli.run(main)
