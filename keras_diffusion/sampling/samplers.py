@@ -77,19 +77,18 @@ def dpmpp_2m(schedule, prediction, times):
 def heun(schedule, prediction, times):
     """Heun's method: a step of Euler's, a second call where it led, and the mean of both slopes.
 
-    With y = x/k the probability flow is dy/drho = (y - x0)/rho, for k = alpha and rho = sigma/alpha, and on a flow
-    for k = 1 and rho = sigma too. Two calls a step; one in a step that ends at sigma = 0 or begins at alpha = 0.
+    With y = x/k and rho = sigma/k, where k = alpha + sigma, the probability flow is dy/drho = (y - x0)/rho = eps - x0 on
+    every schedule, a straight line where both are known. (For k = alpha rho has no bound near alpha = 0.) Two calls a
+    step; one in a step that ends at sigma = 0.
 
     Reference: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1.
     """
     first, s = ddim(schedule, prediction, times), times[1:]
     alpha_s, sigma_s = schedule.at(s)
+    k_t, k_s = first.alpha + first.sigma, alpha_s + sigma_s
     with np.errstate(divide="ignore"):
-        if schedule.is_flow:
-            k, rho_t, rho_s = 1.0, first.sigma, sigma_s
-        else:
-            k, rho_t, rho_s = alpha_s, first.sigma / first.alpha, sigma_s / alpha_s
-        b = k * (rho_t / rho_s - 1) / 2
+        # Half of what the slope changes by, (x0 - x0')/rho_s, over the step of rho_s - rho_t.
+        b = k_s * ((first.sigma / k_t) / (sigma_s / k_s) - 1) / 2
     return _two_calls(
         schedule,
         prediction,
@@ -113,6 +112,8 @@ def midpoint(schedule, prediction, times):
     """The midpoint method for the flow's velocity: half a step of Euler's, then a whole one with the slope found there.
 
     Two calls a step. The last row is 2*x0' - x0_before, which may leave the range of images: the loop clips the end.
+    Where training drew whole numbers (a flow by `table_schedule`), the middle may be a half: the step is right there too,
+    but the network has only seen the whole times beside it.
 
     Reference: Lipman et al. 2024, "Flow Matching Guide and Code", section 3.2.
     """
