@@ -710,21 +710,35 @@ def test_rescaled_guidance_has_the_spread_of_the_branch_with_a_class():
 
 # ---- what is refused
 
+LONG = np.arange(400.0)  # its repr takes 37 lines
+
 
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
         (lambda: make_plan(LINEAR, "pndm"), "sampler: expected one of .* got 'pndm'"),
+        (lambda: make_plan(LINEAR, ["ddim"]), "sampler: expected one of .* got \\['ddim'\\]"),
+        (lambda: make_plan(LINEAR, LONG), "sampler: expected one of .* got array.* \\.\\.\\."),
         (
             lambda: make_plan(LINEAR, "ddim", variance="beta"),
             "options \\('eta',\\), got 'variance'",
         ),
         (lambda: make_plan(LINEAR, "ddim", eta=1.5), "eta: expected .* got 1.5"),
         (lambda: make_plan(LINEAR, "ddim", eta=math.nan), "eta: expected .* got nan"),
+        (lambda: make_plan(LINEAR, "ddim", eta=None), "eta: expected a number in .* got None"),
+        (lambda: make_plan(LINEAR, "ddim", eta="a"), "eta: expected a number in .* got 'a'"),
+        (lambda: make_plan(LINEAR, "ddim", eta=True), "eta: expected a number in .* got True"),
+        (lambda: make_plan(LINEAR, "ddim", eta=LONG), "eta: expected a number in .* got array"),
         (lambda: make_plan(LINEAR, "ddpm", variance="large"), "variance: .* got 'large'"),
+        (lambda: make_plan(LINEAR, "ddpm", variance=["beta"]), "variance: .* got \\['beta'\\]"),
+        (lambda: make_plan(LINEAR, "ddpm", variance=np.array(["beta"])), "variance: .* got array"),
         (lambda: make_plan(LINEAR, "ddpm", 0), "num_steps: expected an integer in 1..300, got 0"),
         (lambda: make_plan(LINEAR, "ddpm", 301), "num_steps: .* got 301"),
         (lambda: make_plan(LINEAR, "ddpm", 2.5), "num_steps: .* got 2.5"),
+        (lambda: make_plan(LINEAR, "ddpm", True), "num_steps: .* got True"),
+        (lambda: make_plan(LINEAR, "ddpm", LONG), "num_steps: .* got array"),
+        (lambda: make_plan(LINEAR, "ddpm", True, spacing=[300]), "num_steps: .* got True"),
+        (lambda: make_plan(LINEAR, "ddpm", LONG, spacing=[300]), "num_steps: .* got array"),
         (lambda: make_plan(LINEAR, "euler"), "euler: expected a flow schedule.* use ddim"),
         (lambda: make_plan(BENT, "euler", 2), "euler: expected a flow schedule"),
         (lambda: make_plan(SCHEDULES["flow"], "ddim", 301), "num_steps: .* 1..300, got 301"),
@@ -732,23 +746,46 @@ def test_rescaled_guidance_has_the_spread_of_the_branch_with_a_class():
         (lambda: make_plan(LINEAR, "heun", strength=0), "strength: .* got 0"),
         (lambda: make_plan(LINEAR, "heun", strength=1.01), "strength: .* got 1.01"),
         (lambda: make_plan(LINEAR, "heun", strength="half"), "strength: .* got 'half'"),
+        (lambda: make_plan(LINEAR, "heun", strength=LONG), "strength: .* got array"),
         (lambda: make_plan(LINEAR, "ddim", 200, strength=0.5), "num_steps: .* 1..150, got 200"),
         (lambda: make_plan(LINEAR, "ddim", spacing="log"), "spacing: expected one of .* 'log'"),
-        (lambda: make_plan(LINEAR, "ddim", spacing=[300, 100, 200]), "spacing: .* 300 to above 0"),
-        (lambda: make_plan(LINEAR, "ddim", spacing=[299, 100]), "spacing: .* fall from 300"),
-        (lambda: make_plan(LINEAR, "ddim", spacing=[300, 0]), "spacing: .* got .300.0, 0.0"),
-        (lambda: make_plan(LINEAR, "ddim", spacing=[]), "spacing: .* got \\[\\]"),
+        (
+            lambda: make_plan(LINEAR, "ddim", spacing=[300, 100, 200]),
+            "spacing: .* 300 to above 0, got 200.0 in place 3",
+        ),
+        (
+            lambda: make_plan(LINEAR, "ddim", spacing=[299, 100]),
+            "spacing: .* fall from 300 to above 0, got 299.0 in place 1",
+        ),
+        (lambda: make_plan(LINEAR, "ddim", spacing=[300, 0]), "spacing: .* got 0.0 in place 2"),
+        (lambda: make_plan(LINEAR, "ddim", spacing=[300, -1, -2]), "spacing: .* -1.0 in place 2"),
+        (lambda: make_plan(LINEAR, "ddim", spacing=[300, math.nan]), "spacing: .* nan in place 2"),
+        (lambda: make_plan(LINEAR, "ddim", spacing=LONG[::-1]), "spacing: .* 399.0 in place 1"),
+        (lambda: make_plan(LINEAR, "ddim", spacing=[]), "spacing: .* above 0, got none"),
+        (lambda: make_plan(LINEAR, "ddim", spacing=["a"]), "spacing: .* got \\['a'\\]"),
+        (lambda: make_plan(LINEAR, "ddim", spacing={300: 0}), "spacing: .* got {300: 0}"),
         (lambda: make_plan(LINEAR, "ddim", 5, spacing=[300, 9]), "num_steps: expected 2 as in"),
         (
             lambda: samplers.plan(SCHEDULES["flow"], "eps", sampler="ddim"),
             "tableau column p: not finite in row 0",
         ),
         (lambda: samplers.plan(LINEAR, "score"), "prediction: expected one of .* got 'score'"),
+        (lambda: samplers.plan(LINEAR, ["eps"]), "prediction: expected one of .* got \\['eps'\\]"),
         (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), (0.5, 0.5)), "guidance_interval: "),
         (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), 0.5), "guidance_interval: .* 0.5"),
         (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), (0, 2)), "guidance_interval: .* 2"),
         (lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), (-1, 1)), "guidance_interval: "),
+        (
+            lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), ("a", "b")),
+            "guidance_interval: .* got \\('a', 'b'\\)",
+        ),
+        (
+            lambda: guidance.weights(make_plan(LINEAR, "ddim", 2), LONG),
+            "guidance_interval: .* got array",
+        ),
         (lambda: combine(2.0, rescale=1.5), "guidance_rescale: .* got 1.5"),
+        (lambda: combine(2.0, rescale=None), "guidance_rescale: .* got None"),
+        (lambda: combine(2.0, rescale=LONG), "guidance_rescale: .* got array"),
         (lambda: ask(guidance_scale="5"), "guidance_scale: .* got '5'"),
         (lambda: ask(guidance_scale=[1, 2, 3]), "guidance_scale: expected a number or 2 of them"),
         (lambda: ask(guidance_scale=math.inf), "guidance_scale: .* got inf"),
@@ -785,7 +822,11 @@ COLUMNS = {name: [0.5, 0.5] for name in ("alpha", "sigma", "p", "q", "a", "b", "
         ({"a": [0.5]}, "column a: expected shape .*\\(2,\\), got \\(1,\\)"),
         ({"c": [0.5, math.nan]}, "column c: not finite in row 1"),
         ({"t": [5.0, 0.0]}, "expected times in \\(0, 10\\]"),
-        ({"t": [11.0, 1.0]}, "expected times in \\(0, 10\\]"),
+        ({"t": [11.0, 1.0]}, "expected times in \\(0, 10\\], got 11.0"),
+        (
+            dict.fromkeys(("t", *COLUMNS), LONG / 20),
+            "expected times in \\(0, 10\\], got 0.0",
+        ),
     ],
 )
 def test_a_tableau_is_checked(change, expected):

@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_diffusion.errors import is_number, shown
+
+FLAT = 1e-4  # a spread below it is no spread: XLA's rounding leaves 4e-5 of a constant 7.7
+
 
 class Ops(NamedTuple):
     """What guidance needs of a framework besides operators."""
@@ -37,9 +41,8 @@ def guided(network, *, null_label, ops, rescale=0.0):
 
     Reference: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", equations 14-16.
     """
-
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"guidance_rescale: expected a number in [0, 1], got {rescale}")
+    if not is_number(rescale) or not 0 <= rescale <= 1:
+        raise ValueError(f"guidance_rescale: expected a number in [0, 1], got {shown(rescale)}")
 
     def both(x, t, label, scale):
         out = network(ops.concat(x, x), ops.concat(t, t), ops.concat(label, label * 0 + null_label))
@@ -70,10 +73,14 @@ def weights(plan, interval=None):
     """
     if interval is None:
         return np.ones(len(plan), np.float32)
-    low, high = interval if np.shape(interval) == (2,) else (np.nan, np.nan)
-    if not 0 <= low < high <= 1:
+    try:
+        low, high = interval
+    except (TypeError, ValueError):
+        low = high = None
+    if not (is_number(low) and is_number(high) and 0 <= low < high <= 1):
         raise ValueError(
-            f"guidance_interval: expected (low, high) of t/T with 0 <= low < high <= 1, got {interval}"
+            "guidance_interval: expected (low, high) of t/T with 0 <= low < high <= 1, "
+            f"got {shown(interval)}"
         )
     t = plan.t / plan.num_train_steps
     slack = 1e-9  # t is a quotient

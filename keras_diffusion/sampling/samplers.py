@@ -6,6 +6,7 @@ s = 0, the clean image.
 
 import numpy as np
 
+from keras_diffusion.errors import is_number, shown
 from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import spaced_times
 
@@ -22,8 +23,8 @@ def ddpm(schedule, prediction, times, *, variance="beta_tilde"):
 
     Reference: Ho et al. 2020, equations 6 and 7; the general form for skipped steps is Kingma et al. 2021, equation 25.
     """
-    if variance not in ("beta", "beta_tilde"):
-        raise ValueError(f"variance: expected 'beta' or 'beta_tilde', got {variance!r}")
+    if not isinstance(variance, str) or variance not in ("beta", "beta_tilde"):
+        raise ValueError(f"variance: expected 'beta' or 'beta_tilde', got {shown(variance)}")
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(times[:-1]), schedule.at(times[1:])
     ratio = alpha_t / alpha_s
     forward = sigma_t**2 - ratio**2 * sigma_s**2  # variance of q(x_t | x_s)
@@ -46,8 +47,8 @@ def ddim(schedule, prediction, times, *, eta=0.0):
 
     Reference: Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models", equations 12 and 16.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: expected a number in [0, 1], got {eta}")
+    if not is_number(eta) or not 0 <= eta <= 1:
+        raise ValueError(f"eta: expected a number in [0, 1], got {shown(eta)}")
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(times[:-1]), schedule.at(times[1:])
     posterior = (sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2) * sigma_s**2 / sigma_t**2
     c = eta * np.sqrt(posterior)
@@ -183,8 +184,8 @@ def plan(
     Raises:
         ValueError: where a name is unknown, an option isn't the sampler's, or a value is out of range.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler: expected one of {tuple(SAMPLERS)}, got {sampler!r}")
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise ValueError(f"sampler: expected one of {tuple(SAMPLERS)}, got {shown(sampler)}")
     method = SAMPLERS[sampler]
     allowed = method.__kwdefaults__ or {}
     for name in options:
