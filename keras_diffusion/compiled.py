@@ -8,6 +8,7 @@ _OPS = guidance.Ops(
     concat=lambda a, b: tf.concat([a, b], 0),
     split=lambda x: tf.split(x, 2),
     spread=lambda x: tf.math.reduce_std(x, axis=(1, 2, 3), keepdims=True),
+    where=tf.where,
 )
 
 

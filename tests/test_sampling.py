@@ -708,6 +708,34 @@ def test_rescaled_guidance_has_the_spread_of_the_branch_with_a_class():
         )
 
 
+@pytest.mark.parametrize("rescale", [0.3, 1.0])
+@pytest.mark.parametrize("level", [0.0, 0.3, -7.7])
+def test_rescaled_guidance_leaves_a_constant_as_it_is(level, rescale):
+    """A spread of 0 can't be brought to another, of the branch with a class or 0 too; in float32 it may be rounding."""
+    compiled = pytest.importorskip("keras_diffusion.compiled")
+    varied = np.linspace(-1, 1, 64, dtype=np.float32).reshape(IMAGE_SHAPE)
+    flat = np.full(IMAGE_SHAPE, level, np.float32)
+    outputs = np.stack([varied, flat, varied, flat, flat, 0 * varied])  # [cond] * 3 + [uncond] * 3
+    x, t, label = np.zeros((3, *IMAGE_SHAPE), np.float32), np.ones(3, np.float32), np.arange(3)
+    scale = np.array([0, 5, 1], np.float32)[:, None, None, None]
+    make = {"null_label": NUM_CLASSES, "rescale": rescale}
+    in_numpy = guidance.guided(lambda *_: outputs, ops=loop._OPS, **make)
+    in_tensorflow = guidance.guided(
+        lambda *_: compiled.tf.constant(outputs), ops=compiled._OPS, **make
+    )
+    # Under XLA the outputs must be an argument, or they are worked out beforehand.
+    in_xla = compiled.tf.function(
+        lambda given, *inputs: guidance.guided(lambda *_: given, ops=compiled._OPS, **make)(
+            *inputs
+        ),
+        jit_compile=True,
+        autograph=False,
+    )
+    for both in (in_numpy, in_tensorflow, lambda *inputs: in_xla(outputs, *inputs)):
+        out = np.asarray(both(x, t, label, scale))
+        np.testing.assert_allclose(out, [flat, flat, varied], rtol=1e-5, atol=1e-6)
+
+
 # ---- what is refused
 
 LONG = np.arange(400.0)  # its repr takes 37 lines

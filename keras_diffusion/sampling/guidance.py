@@ -19,6 +19,7 @@ class Ops(NamedTuple):
     concat: Callable  # (a, b) -> both along the batch
     split: Callable  # x -> its two halves along the batch
     spread: Callable  # x [N, H, W, C] -> standard deviation of each image [N, 1, 1, 1]
+    where: Callable  # (bools, a, b) -> a where they are True, else b
 
 
 def unconditional(network, *, null_label):
@@ -34,7 +35,7 @@ def guided(network, *, null_label, ops, rescale=0.0):
         null_label: the label that means no class.
         ops: `Ops`.
         rescale: how far the result's standard deviation is brought back to that of the branch with a class, in
-            [0, 1]; against the glare of large scales.
+            [0, 1]; against the glare of large scales. A result without any is left as it is.
 
     Returns:
         Callable (x, t, label, scale) -> out; scale is a number or [N, 1, 1, 1].
@@ -50,7 +51,10 @@ def guided(network, *, null_label, ops, rescale=0.0):
         out = uncond + scale * (cond - uncond)
         if not rescale:
             return out
-        return out * (1 + rescale * (ops.spread(cond) / ops.spread(out) - 1))
+        spread = ops.spread(out)
+        varies, one = spread > FLAT, 0 * spread + 1
+        ratio = ops.where(varies, ops.spread(cond), one) / ops.where(varies, spread, one)
+        return out * (1 + rescale * (ratio - 1))
 
     return both
 

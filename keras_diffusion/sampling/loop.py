@@ -10,6 +10,7 @@ _OPS = guidance.Ops(
     concat=lambda a, b: np.concatenate([a, b]),
     split=lambda x: np.split(x, 2),
     spread=lambda x: x.std(axis=(1, 2, 3), keepdims=True),
+    where=np.where,
 )
 
 
