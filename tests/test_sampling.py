@@ -651,6 +651,39 @@ def test_guidance_of_zero_is_the_unconditional_branch_alone():
     assert guide(0.0) == [[3, 3, 3]]
 
 
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0, [0.5, 2.0, 5.0]])
+def test_images_of_no_class_need_no_second_branch(scale, rescale, small_networks):
+    """uncond + scale*(uncond - uncond): whatever the scale, what they get at 1."""
+    plan, labels, network = make_plan(LINEAR, "ddim", 2), [NUM_CLASSES] * 3, Recorder()
+    ask = {"guidance_scale": scale, "guidance_rescale": rescale}
+    sampling.sample(network, plan, labels, **ask, **SIZE)
+    assert network.labels == [labels] * 2
+    denoise, loops = small_networks
+    expected = sampling.sample(denoise, plan, labels, **SIZE)
+    np.testing.assert_array_equal(sampling.sample(denoise, plan, labels, **ask, **SIZE), expected)
+    images = tensorflow_sample(loops[0], plan, labels, guidance_scale=scale, rescale=rescale)
+    np.testing.assert_allclose(images, expected, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scale", "size"),
+    [([NUM_CLASSES] * 3, 5.0, 3), ([0, 1, NUM_CLASSES], 0.0, 3), ([0, 1, NUM_CLASSES], 5.0, 6)],
+)
+def test_tensorflow_computes_the_branches_it_needs(labels, scale, size):
+    """Traced once: the shape is what the network is called with."""
+    compiled = pytest.importorskip("keras_diffusion.compiled")
+    sizes = []
+
+    def network(x, t, label):
+        sizes.append(x.shape[0])
+        return 0 * x
+
+    run = compiled.SamplingLoop(network, null_label=NUM_CLASSES, jit_compile=False)
+    tensorflow_sample(run, make_plan(LINEAR, "ddim", 2), labels, guidance_scale=scale)
+    assert set(sizes) == {size}
+
+
 def combine(scale, rescale=0.0, network=None):
     both = guidance.guided(
         network or Recorder(), null_label=NUM_CLASSES, ops=loop._OPS, rescale=rescale

@@ -92,7 +92,7 @@ def runner(network, *, null_label, guidance_rescale=0.0, clip=True):
     def call(x, t, label, scale):
         if (scale == 1).all():
             return network(x, t, label)
-        if (scale == 0).all() and not guidance_rescale:
+        if ((scale == 0) | (label == null_label)).all() and not guidance_rescale:
             return alone(x, t, label)
         return both(x, t, label, scale[:, None, None, None])
 
