@@ -459,7 +459,7 @@ def test_image_k_does_not_depend_on_the_others():
     assert np.abs(many[2] - many[3]).max() > 0.01
 
 
-@pytest.mark.parametrize("bound", [("MAX_IMAGES", 3), ("MAX_NOISE_BYTES", 3 * 4 * 5 * 64)])
+@pytest.mark.parametrize("bound", [("MAX_IMAGES", 3), ("MAX_NOISE_BYTES", 3 * 4 * 2 * 64)])
 def test_chunks_change_nothing(bound, monkeypatch):
     plan, labels = make_plan(LINEAR, "ddpm", 4), [0, 1, 2, 2, 1, 0, 0]
     keep = np.random.default_rng(0).random((7, *IMAGE_SHAPE)) < 0.3
@@ -492,6 +492,37 @@ def test_only_noise_that_is_drawn_counts_for_the_memory(monkeypatch):
     asked = ask([0] * 20)
     assert asked.chunks(make_plan(LINEAR, "ddpm", 4))[0] == slice(0, 3)
     assert asked.chunks(make_plan(LINEAR, "ddim", 4))[0] == slice(0, 15)
+    assert asked.chunks(make_plan(LINEAR, "ddpm", 4), rows=1)[0] == slice(0, 7)
+    assert asked.chunks(make_plan(LINEAR, "ddim", 4), rows=1)[0] == slice(0, 15)
+
+
+def test_row_by_row_one_rows_noise_is_held_at_once(monkeypatch):
+    """So there the chunks are larger: a callback makes them 7, 7 and 6 images, not 3 each."""
+    monkeypatch.setattr(request, "MAX_NOISE_BYTES", 3 * 4 * 5 * 64)
+    plan, seen = make_plan(LINEAR, "ddpm", 4), []
+    sampling.sample(colourful, plan, [0] * 20, callback=seen.append, **SIZE)
+    assert [part.images for part in seen[::4]] == [slice(0, 7), slice(7, 14), slice(14, 20)]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["network", "callback"])
+def test_the_bar_is_closed_whatever_is_raised(where, error, monkeypatch):
+    tqdm, bars = pytest.importorskip("tqdm"), []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append(self)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    ask = {"progress": True, "callback": fail, **SIZE}
+    with pytest.raises(error):
+        network = fail if where == "network" else colourful
+        sampling.sample(network, make_plan(LINEAR, "ddim", 3), [0], **ask)
+    assert [bar.disable for bar in bars] == [True]  # what closing does
 
 
 def test_images_are_the_last_state_not_the_last_estimate():

@@ -44,9 +44,10 @@ class Request:
                 values[name] = value[..., chosen] if name.endswith("keys") else value[chosen]
         return Request(**values)
 
-    def chunks(self, plan):
-        """Slices that bound the memory, one after the other."""
-        draws = 1 + (len(plan) if plan.is_stochastic else 0)
+    def chunks(self, plan, *, rows=None):
+        """Slices that bound the memory, one after the other, where so many rows' noise is held at once; None: all."""
+        held = len(plan) if rows is None else rows
+        draws = 1 + (held if plan.is_stochastic else 0)
         most = MAX_NOISE_BYTES // (4 * draws * int(np.prod(self.image_shape)))
         size = min(max(1, most), MAX_IMAGES)
         return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
