@@ -8,6 +8,7 @@ _OPS = guidance.Ops(
     concat=lambda a, b: tf.concat([a, b], 0),
     split=lambda x: tf.split(x, 2),
     spread=lambda x: tf.math.reduce_std(x, axis=(1, 2, 3), keepdims=True),
+    where=tf.where,
 )
 
 
@@ -30,7 +31,7 @@ class SamplingLoop:
         """`sampling.loop.drive`'s `run`: (plan, x, x0, asked, *, weights, noise) -> (x, x0), on tensors."""
 
         def run(plan, x, x0, asked, *, weights, noise):
-            branches = _branches(asked.scale, weights, guidance_rescale)
+            branches = self._branches(asked, weights, guidance_rescale)
             function = self._function(branches, guidance_rescale, clip, asked.keep is not None)
             known = () if asked.keep is None else (tf.constant(asked.keep), asked.image)
             return function(
@@ -46,6 +47,15 @@ class SamplingLoop:
             )
 
         return run
+
+    def _branches(self, asked, weights, rescale):
+        """Which branches these rows need; each answer is a graph of its own."""
+        if (asked.scale == 1).all() or not weights.any():
+            return "cond"
+        if not weights.all():
+            return "some"
+        alone = ((asked.scale == 0) | (asked.labels == self.null_label)).all()
+        return "uncond" if alone and not rescale else "both"
 
     def _function(self, branches, rescale, clip, keeps):
         key = (branches, rescale, clip, keeps)
@@ -71,15 +81,6 @@ class SamplingLoop:
                 run, jit_compile=self.jit_compile, reduce_retracing=True
             )
         return self._functions[key]
-
-
-def _branches(scale, weights, rescale):
-    """Which branches these rows need; each answer is a graph of its own."""
-    if (scale == 1).all() or not weights.any():
-        return "cond"
-    if not weights.all():
-        return "some"
-    return "uncond" if (scale == 0).all() and not rescale else "both"
 
 
 def _call(network, null_label, branches, rescale):

@@ -23,7 +23,7 @@ def row(name, alpha, sigma):
     Raises:
         ValueError: where `name` is none of these.
     """
-    if name not in _ROWS:
+    if not isinstance(name, str) or name not in _ROWS:
         raise ValueError(f"prediction: expected one of {NAMES}, got {name!r}")
     return _ROWS[name](alpha, sigma)
 

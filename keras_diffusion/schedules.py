@@ -80,8 +80,9 @@ class Schedule:
             (alpha, sigma), float64, shaped like `t`.
         """
         t = np.asarray(t, dtype=np.float64)
-        if not ((t >= 0) & (t <= self.num_train_steps)).all():
-            raise ValueError(f"t: expected times in [0, {self.num_train_steps}], got {t}")
+        fits = (t >= 0) & (t <= self.num_train_steps)
+        if not fits.all():
+            raise ValueError(f"t: expected times in [0, {self.num_train_steps}], got {t[~fits][0]}")
         lower = np.minimum(t.astype(np.int64), self.num_train_steps - 1)
         part = t - lower
         alpha = _mix(self.alpha[lower], self.alpha[lower + 1], part)
@@ -118,8 +119,11 @@ class Schedule:
             ValueError: where `lam` isn't finite or less than the schedule's least.
         """
         lam, table = np.asarray(lam, dtype=np.float64), self._table_lam()
-        if not (np.isfinite(lam) & (lam >= table[-1])).all():
-            raise ValueError(f"lam: expected finite values of at least {table[-1]:g}, got {lam}")
+        fits = np.isfinite(lam) & (lam >= table[-1])
+        if not fits.all():
+            raise ValueError(
+                f"lam: expected finite values of at least {table[-1]:g}, got {lam[~fits][0]}"
+            )
         upper = np.clip(np.searchsorted(-table, -lam), 1, self.num_train_steps)
         low, high = table[upper - 1], table[upper]
         (alpha, sigma), ratio = (self.alpha, self.sigma), np.exp(-lam)

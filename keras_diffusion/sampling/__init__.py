@@ -1,6 +1,5 @@
 """Sampling with NumPy alone: schedule -> tableau -> one step, around a network that is any callable."""
 
-from keras_diffusion.sampling.guidance import guided
 from keras_diffusion.sampling.loop import Estimate, sample
 from keras_diffusion.sampling.samplers import (
     SAMPLERS,
@@ -25,7 +24,6 @@ __all__ = [
     "ddpm",
     "dpmpp_2m",
     "euler",
-    "guided",
     "heun",
     "midpoint",
     "plan",

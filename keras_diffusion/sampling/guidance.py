@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_diffusion.errors import is_number, shown
+
+FLAT = 1e-4  # a spread below it is no spread: XLA's rounding leaves 4e-5 of a constant 7.7
+
 
 class Ops(NamedTuple):
     """What guidance needs of a framework besides operators."""
@@ -15,6 +19,7 @@ class Ops(NamedTuple):
     concat: Callable  # (a, b) -> both along the batch
     split: Callable  # x -> its two halves along the batch
     spread: Callable  # x [N, H, W, C] -> standard deviation of each image [N, 1, 1, 1]
+    where: Callable  # (bools, a, b) -> a where they are True, else b
 
 
 def scale_now(scale, weight):
@@ -40,16 +45,15 @@ def guided(network, *, null_label, ops, rescale=0.0):
         null_label: the label that means no class.
         ops: `Ops`.
         rescale: how far the result's standard deviation is brought back to that of the branch with a class, in
-            [0, 1]; against the glare of large scales.
+            [0, 1]; against the glare of large scales. A result without any is left as it is.
 
     Returns:
         Callable (x, t, label, scale) -> out; scale is a number or [N, 1, 1, 1].
 
     Reference: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", equations 14-16.
     """
-
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"guidance_rescale: expected a number in [0, 1], got {rescale}")
+    if not is_number(rescale) or not 0 <= rescale <= 1:
+        raise ValueError(f"guidance_rescale: expected a number in [0, 1], got {shown(rescale)}")
 
     def both(x, t, label, scale):
         out = network(ops.concat(x, x), ops.concat(t, t), ops.concat(label, label * 0 + null_label))
@@ -57,7 +61,10 @@ def guided(network, *, null_label, ops, rescale=0.0):
         out = combine(cond, uncond, scale)
         if not rescale:
             return out
-        return out * (1 + rescale * (ops.spread(cond) / ops.spread(out) - 1))
+        spread = ops.spread(out)
+        varies, one = spread > FLAT, 0 * spread + 1
+        ratio = ops.where(varies, ops.spread(cond), one) / ops.where(varies, spread, one)
+        return out * (1 + rescale * (ratio - 1))
 
     return both
 
@@ -80,10 +87,14 @@ def weights(plan, interval=None):
     """
     if interval is None:
         return np.ones(len(plan), np.float32)
-    low, high = interval if np.shape(interval) == (2,) else (np.nan, np.nan)
-    if not 0 <= low < high <= 1:
+    try:
+        low, high = interval
+    except (TypeError, ValueError):
+        low = high = None
+    if not (is_number(low) and is_number(high) and 0 <= low < high <= 1):
         raise ValueError(
-            f"guidance_interval: expected (low, high) of t/T with 0 <= low < high <= 1, got {interval}"
+            "guidance_interval: expected (low, high) of t/T with 0 <= low < high <= 1, "
+            f"got {shown(interval)}"
         )
     t = plan.t / plan.num_train_steps
     slack = 1e-9  # t is a quotient

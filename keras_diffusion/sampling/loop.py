@@ -1,5 +1,6 @@
 """The sampling loop: what every driver shares, and the one in NumPy, around any network that is a callable."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ _OPS = guidance.Ops(
     concat=lambda a, b: np.concatenate([a, b]),
     split=lambda x: np.split(x, 2),
     spread=lambda x: x.std(axis=(1, 2, 3), keepdims=True),
+    where=np.where,
 )
 
 
@@ -44,30 +46,31 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False):
     Returns:
         float32 [N, H, W, C] in [0, 1].
     """
-    chunks, images, bar = asked.chunks(plan), [], None
-    if progress:
-        from tqdm import tqdm
-
-        bar = tqdm(total=len(plan) * len(chunks), unit=" calls")
     size = len(plan) if callback is None and not progress else 1
-    for chunk in chunks:
-        part = asked.part(chunk)
-        x = part.start(plan)
-        x0 = np.zeros_like(x)
-        for i in range(0, len(plan), size):
-            rows = range(i, i + size)
-            fresh = part.row_noise(plan, rows)
-            now = slice(i, i + size)
-            x, x0 = run(plan[now], x, x0, part, weights=weights[now], noise=fresh)
-            if bar:
-                bar.update()
-            if callback is not None:
-                t = plan.t[i] / plan.num_train_steps
-                callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
-        images.append(clip_unit(np.asarray(x)))
-    if bar:
-        bar.close()
+    chunks, images = asked.chunks(plan, rows=size), []
+    with _bar(len(plan) * len(chunks)) if progress else nullcontext() as bar:
+        for chunk in chunks:
+            part = asked.part(chunk)
+            x = part.start(plan)
+            x0 = np.zeros_like(x)
+            for i in range(0, len(plan), size):
+                fresh = part.row_noise(plan, range(i, i + size))
+                now = slice(i, i + size)
+                x, x0 = run(plan[now], x, x0, part, weights=weights[now], noise=fresh)
+                if bar is not None:
+                    bar.update()
+                if callback is not None:
+                    t = plan.t[i] / plan.num_train_steps
+                    callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
+            images.append(clip_unit(np.asarray(x)))
     return np.concatenate(images)
+
+
+def _bar(total):
+    """A context manager: the bar is closed whatever is raised."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" calls")
 
 
 def clip_unit(x):
@@ -91,7 +94,7 @@ def runner(network, *, null_label, guidance_rescale=0.0, clip=True):
     def call(x, t, label, scale):
         if (scale == 1).all():
             return network(x, t, label)
-        if (scale == 0).all() and not guidance_rescale:
+        if ((scale == 0) | (label == null_label)).all() and not guidance_rescale:
             return alone(x, t, label)
         return both(x, t, label, scale[:, None, None, None])
 

@@ -19,7 +19,7 @@ class Request:
         image_shape: (H, W, C).
         keys: uint32 [2, N], of the noise.
         to_keys, fraction: uint32 [2, N] and float64 [N]: the noise is that share of the way to the other keys' noise.
-        scale: float32 [N], guidance scale.
+        scale: float32 [N], guidance scale; 1, off, for images of no class.
         image: float32 [N, H, W, C] in [0, 1], or None: what to start from, and what is kept.
         keep: bool [N, H, W, C], or None: pixels that stay as in `image`.
     """
@@ -44,9 +44,10 @@ class Request:
                 values[name] = value[..., chosen] if name.endswith("keys") else value[chosen]
         return Request(**values)
 
-    def chunks(self, plan):
-        """Slices that bound the memory, one after the other."""
-        draws = 1 + (len(plan) if plan.is_stochastic else 0)
+    def chunks(self, plan, *, rows=None):
+        """Slices that bound the memory, one after the other, where so many rows' noise is held at once; None: all."""
+        held = len(plan) if rows is None else rows
+        draws = 1 + (held if plan.is_stochastic else 0)
         most = MAX_NOISE_BYTES // (4 * draws * int(np.prod(self.image_shape)))
         size = min(max(1, most), MAX_IMAGES)
         return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
@@ -107,7 +108,7 @@ def make(
         labels: int [N] in 0..num_classes (num_classes: no class).
         image_shape: (H, W, C).
         num_classes: K; 0 without classes.
-        guidance_scale: a number, or one for each image [N].
+        guidance_scale: a number, or one for each image [N]; images of no class have nothing to guide.
         seed: int in [0, 2^63).
         indices: int [N], each image's number among those of its label; by default counted from 0.
         to_seed: another seed. The images of a label go in equal steps from what `seed` draws as its first to what
@@ -131,7 +132,7 @@ def make(
         keys=keys,
         to_keys=to_keys,
         fraction=_fractions(labels, to_seed, fraction),
-        scale=_scales(guidance_scale, labels.size),
+        scale=_scales(guidance_scale, labels, num_classes),
         image=None if start_from is None else _image(start_from, shape),
         keep=None if keep is None else _keep(keep, start_from, shape),
     )
@@ -160,7 +161,8 @@ def check_labels(labels, num_classes):
     return labels.astype(np.int64)
 
 
-def _scales(scale, count):
+def _scales(scale, labels, num_classes):
+    count = labels.size
     scale = np.asarray(scale)
     if (
         scale.shape not in ((), (count,))
@@ -170,7 +172,8 @@ def _scales(scale, count):
         raise ValueError(
             f"guidance_scale: expected a number or {count} of them, got {scale.tolist()!r}"
         )
-    return np.broadcast_to(scale.astype(np.float32), (count,))
+    # Without a class both branches are the same: off, or the second would be computed for nothing.
+    return np.where(labels == num_classes, 1, scale).astype(np.float32)
 
 
 def _fractions(labels, to_seed, fraction):

@@ -6,6 +6,7 @@ s = 0, the clean image.
 
 import numpy as np
 
+from keras_diffusion.errors import is_number, shown
 from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import spaced_times
 
@@ -22,8 +23,8 @@ def ddpm(schedule, prediction, times, *, variance="beta_tilde"):
 
     Reference: Ho et al. 2020, equations 6 and 7; the general form for skipped steps is Kingma et al. 2021, equation 25.
     """
-    if variance not in ("beta", "beta_tilde"):
-        raise ValueError(f"variance: expected 'beta' or 'beta_tilde', got {variance!r}")
+    if not isinstance(variance, str) or variance not in ("beta", "beta_tilde"):
+        raise ValueError(f"variance: expected 'beta' or 'beta_tilde', got {shown(variance)}")
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(times[:-1]), schedule.at(times[1:])
     ratio = alpha_t / alpha_s
     forward = sigma_t**2 - ratio**2 * sigma_s**2  # variance of q(x_t | x_s)
@@ -46,8 +47,8 @@ def ddim(schedule, prediction, times, *, eta=0.0):
 
     Reference: Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models", equations 12 and 16.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: expected a number in [0, 1], got {eta}")
+    if not is_number(eta) or not 0 <= eta <= 1:
+        raise ValueError(f"eta: expected a number in [0, 1], got {shown(eta)}")
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(times[:-1]), schedule.at(times[1:])
     posterior = (sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2) * sigma_s**2 / sigma_t**2
     c = eta * np.sqrt(posterior)
@@ -77,19 +78,18 @@ def dpmpp_2m(schedule, prediction, times):
 def heun(schedule, prediction, times):
     """Heun's method: a step of Euler's, a second call where it led, and the mean of both slopes.
 
-    With y = x/k the probability flow is dy/drho = (y - x0)/rho, for k = alpha and rho = sigma/alpha, and on a flow
-    for k = 1 and rho = sigma too. Two calls a step; one in a step that ends at sigma = 0 or begins at alpha = 0.
+    With y = x/k and rho = sigma/k, where k = alpha + sigma, the probability flow is dy/drho = (y - x0)/rho = eps - x0 on
+    every schedule, a straight line where both are known. (For k = alpha rho has no bound near alpha = 0.) Two calls a
+    step; one in a step that ends at sigma = 0.
 
     Reference: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1.
     """
     first, s = ddim(schedule, prediction, times), times[1:]
     alpha_s, sigma_s = schedule.at(s)
+    k_t, k_s = first.alpha + first.sigma, alpha_s + sigma_s
     with np.errstate(divide="ignore"):
-        if schedule.is_flow:
-            k, rho_t, rho_s = 1.0, first.sigma, sigma_s
-        else:
-            k, rho_t, rho_s = alpha_s, first.sigma / first.alpha, sigma_s / alpha_s
-        b = k * (rho_t / rho_s - 1) / 2
+        # Half of what the slope changes by, (x0 - x0')/rho_s, over the step of rho_s - rho_t.
+        b = k_s * ((first.sigma / k_t) / (sigma_s / k_s) - 1) / 2
     return _two_calls(
         schedule,
         prediction,
@@ -113,6 +113,8 @@ def midpoint(schedule, prediction, times):
     """The midpoint method for the flow's velocity: half a step of Euler's, then a whole one with the slope found there.
 
     Two calls a step. The last row is 2*x0' - x0_before, which may leave the range of images: the loop clips the end.
+    Where training drew whole numbers (a flow by `table_schedule`), the middle may be a half: the step is right there too,
+    but the network has only seen the whole times beside it.
 
     Reference: Lipman et al. 2024, "Flow Matching Guide and Code", section 3.2.
     """
@@ -182,8 +184,8 @@ def plan(
     Raises:
         ValueError: where a name is unknown, an option isn't the sampler's, or a value is out of range.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler: expected one of {tuple(SAMPLERS)}, got {sampler!r}")
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise ValueError(f"sampler: expected one of {tuple(SAMPLERS)}, got {shown(sampler)}")
     method = SAMPLERS[sampler]
     allowed = method.__kwdefaults__ or {}
     for name in options:

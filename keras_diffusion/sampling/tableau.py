@@ -78,9 +78,10 @@ class Tableau:
                 )
             value.setflags(write=False)
             object.__setattr__(self, column.name, value)
-        if not ((self.t > 0) & (self.t <= self.num_train_steps)).all():
+        fits = (self.t > 0) & (self.t <= self.num_train_steps)
+        if not fits.all():
             raise ValueError(
-                f"tableau: expected times in (0, {self.num_train_steps}], got {self.t}"
+                f"tableau: expected times in (0, {self.num_train_steps}], got {self.t[~fits][0]}"
             )
 
     def __len__(self):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_diffusion.errors import is_integer, is_number, shown
+
 NUM_STEPS = 20  # unless told otherwise: more read no better (README, "Which sampler")
 
 
@@ -37,28 +39,36 @@ def spaced_times(schedule, num_steps=None, *, spacing="uniform", strength=1.0):
         )
     most = schedule.num_train_steps if schedule.continuous else int(start)
     num_steps = min(NUM_STEPS, most) if num_steps is None else num_steps
-    if not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= most:
-        raise ValueError(f"num_steps: expected an integer in 1..{most}, got {num_steps}")
+    if not is_integer(num_steps) or not 1 <= num_steps <= most:
+        raise ValueError(f"num_steps: expected an integer in 1..{most}, got {shown(num_steps)}")
     times = SPACINGS[spacing](schedule, start, num_steps)
     return times if schedule.continuous else _whole(times)
 
 
 def _start(schedule, strength):
-    if not isinstance(strength, int | float | np.number) or not 0 < strength <= 1:
-        raise ValueError(f"strength: expected a number in (0, 1], got {strength!r}")
+    if not is_number(strength) or not 0 < strength <= 1:
+        raise ValueError(f"strength: expected a number in (0, 1], got {shown(strength)}")
     start = float(strength * schedule.num_train_steps)
     return start if schedule.continuous else max(1.0, float(np.round(start)))
 
 
 def _own(times, start, num_steps):
-    times = np.append(np.asarray(times, dtype=np.float64).ravel(), 0.0)
-    if not np.isclose(times[0], start) or not (np.diff(times) < 0).all():
-        raise ValueError(
-            f"spacing: expected times that fall from {start:g} to above 0, got {times[:-1].tolist()}"
-        )
+    expected = f"spacing: expected times that fall from {start:g} to above 0"
+    try:
+        times = np.append(np.asarray(times, dtype=np.float64).ravel(), 0.0)
+    except (TypeError, ValueError):
+        raise ValueError(f"{expected}, got {shown(times)}") from None
+    if times.size == 1:
+        raise ValueError(f"{expected}, got none")
+    fits = (times > 0) & np.append(np.isclose(times[0], start), np.diff(times) < 0)
+    if not fits[:-1].all():
+        place = int(np.argmin(fits))
+        raise ValueError(f"{expected}, got {times[place]} in place {place + 1}")
     times[0] = start
-    if num_steps not in (None, times.size - 1):
-        raise ValueError(f"num_steps: expected {times.size - 1} as in the list, got {num_steps}")
+    if num_steps is not None and not (is_integer(num_steps) and num_steps == times.size - 1):
+        raise ValueError(
+            f"num_steps: expected {times.size - 1} as in the list, got {shown(num_steps)}"
+        )
     return times
 
 
