@@ -76,16 +76,22 @@ def check_output(path, suffixes):
         raise UserError(f"--out: expected a file, got the folder {path!r}")
 
 
+def program():
+    """What the program that runs is called: its file, or the module after `python -m`."""
+    main = sys.modules["__main__"].__spec__
+    return main.name.removesuffix(".__main__") if main else os.path.basename(sys.argv[0])
+
+
 def run(main):
     """Runs a program's `main`, which returns an exit status, and turns a user's error into one line and status 2."""
-    program = os.path.basename(sys.argv[0])
+    name = program()
     try:
         sys.exit(main())
     except UserError as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print(f"{program}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        print(f"{name}: {str(stop) or 'interrupted'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

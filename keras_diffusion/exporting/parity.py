@@ -79,7 +79,11 @@ class _Files:
     """The model and what it was exported to, each called in the same way."""
 
     def __init__(self, model, network, folder):
-        self.model, self.network = model, network
+        self.model = model
+        self._network = tf.function(
+            lambda x, t, label: model.denoise(x, t, label, network=network),
+            reduce_retracing=True,
+        )
         self.saved = tf.saved_model.load(str(folder / "saved_model")).signatures
         self.denoiser = onnx_model.load(folder / "denoiser.onnx", provider="cpu")
         self.sampler = onnx_model.load(folder / "sampler.onnx", provider="cpu")
@@ -135,7 +139,7 @@ class _Files:
         }
 
     def _keras(self, x, t, label):
-        return self.model.denoise(x, t, label, network=self.network).numpy()
+        return self._network(*map(tf.constant, (x, t, label))).numpy()
 
     def _loop(self, network, plan, asked, weights):
         run = loop.runner(network, null_label=self.model.num_classes)

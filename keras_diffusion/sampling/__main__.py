@@ -25,7 +25,7 @@ _SHARD = "k/n with 1 <= k <= n"
 
 def parse(arguments):
     """The command line; None where an option wasn't given."""
-    parser = cli.Parser(prog=os.path.basename(sys.argv[0]), description=__doc__)
+    parser = cli.Parser(prog=cli.program(), description=__doc__)
     parser.add_argument("file", nargs="?", metavar="FILE.onnx", help="(the package's own model)")
     options.add(parser)
     parser.add_argument("--out", default="digits.png", help=".png, .gif or .npy (digits.png)")

@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
     x0: np.ndarray
 
 
-def drive(run, plan, asked, *, weights, callback=None, progress=False):
+def drive(run, plan, asked, *, weights, callback=None, progress=False, out=None):
     """Draws the images of a request, in chunks of bounded memory; with a callback or a bar, row by row.
 
     Args:
@@ -42,12 +42,14 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False):
         weights: float32 [S], of guidance.
         callback: is called with an `Estimate` after each row.
         progress: whether to show a bar (needs tqdm).
+        out: function from a shape to the float32 array that the images go to; None: in memory.
 
     Returns:
         float32 [N, H, W, C] in [0, 1].
     """
     size = len(plan) if callback is None and not progress else 1
-    chunks, images = asked.chunks(plan, rows=size), []
+    chunks = asked.chunks(plan, rows=size)
+    images = (out or array)((len(asked), *asked.image_shape))
     with _bar(len(plan) * len(chunks)) if progress else nullcontext() as bar:
         for chunk in chunks:
             part = asked.part(chunk)
@@ -62,8 +64,13 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False):
                 if callback is not None:
                     t = plan.t[i] / plan.num_train_steps
                     callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
-            images.append(clip_unit(np.asarray(x)))
-    return np.concatenate(images)
+            images[chunk] = clip_unit(np.asarray(x))
+    return images
+
+
+def array(shape):
+    """Room for images."""
+    return np.empty(shape, np.float32)
 
 
 def _bar(total):

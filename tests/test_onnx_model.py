@@ -1,0 +1,312 @@
+"""Exported files in onnxruntime: drawing, what is refused, and the commands around them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line
+from PIL import Image
+
+import keras_diffusion as kd
+from keras_diffusion import cli
+from keras_diffusion import spec as specs
+from keras_diffusion.errors import UserError
+from keras_diffusion.exporting import convert
+from keras_diffusion.sampling import __main__ as command
+from keras_diffusion.sampling import onnx_model, request
+
+
+@pytest.fixture(scope="module")
+def model():
+    return kd.DiffusionModel(make_unet(num_classes=NUM_CLASSES), kd.linear_schedule(50))
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """Files whose defaults aren't the program's: ddim with eta 0.5 in 4 steps, guidance 3 at small t."""
+    folder = tmp_path_factory.mktemp("export") / "export"
+    defaults = {
+        "sampler": "ddim",
+        "eta": 0.5,
+        "num_steps": 4,
+        "spacing": "quadratic",
+        "guidance_scale": 3.0,
+        "guidance_interval": (0.0, 0.6),
+    }
+    convert.convert(model, folder, training={}, defaults=defaults, say=lambda line: None)
+    return folder
+
+
+@pytest.fixture(params=["denoiser.onnx", "sampler.onnx"])
+def opened(request, folder):
+    return onnx_model.load(folder / request.param)
+
+
+LABELS = [0, 1, 1, 2, 3]
+DEFAULT = {
+    "sampler": "ddim",
+    "eta": 0.5,
+    "num_steps": 4,
+    "spacing": "quadratic",
+    "guidance_scale": 3.0,
+    "guidance_interval": (0.0, 0.6),
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ({}, {}),
+        ({"num_steps": 6}, {"num_steps": 6}),
+        ({"eta": 0.0}, {"eta": 0.0}),
+        ({"sampler": "ddim"}, {}),
+        ({"sampler": "heun"}, {"sampler": "heun", "eta": None}),
+        (
+            {"sampler": "ddpm", "variance": "beta"},
+            {"sampler": "ddpm", "variance": "beta", "eta": None},
+        ),
+        ({"spacing": [50, 20, 3]}, {"spacing": [50, 20, 3], "num_steps": None}),
+        ({"guidance_scale": 1.0}, {"guidance_scale": 1.0}),
+        ({"guidance_scale": [0, 1, 2, 3, 4]}, {"guidance_scale": [0, 1, 2, 3, 4]}),
+        ({"guidance_interval": (0.5, 1.0)}, {"guidance_interval": (0.5, 1.0)}),
+        ({"seed": 2**40 + 1}, {"seed": 2**40 + 1}),
+        ({"indices": [7, 0, 5, 1, 2]}, {"indices": [7, 0, 5, 1, 2]}),
+    ],
+)
+def test_what_is_not_given_is_the_files_default(opened, model, asked, meant):
+    arguments = {k: v for k, v in (DEFAULT | meant).items() if v is not None}
+    expected = model.sample(LABELS, **arguments)
+    images = opened.sample(LABELS, **asked)
+    assert images.shape == (5, *IMAGE_SHAPE) and images.dtype == np.float32
+    assert np.abs(images - expected).max() < 1e-4
+
+
+def test_starting_from_an_image(folder, model):
+    rng = np.random.default_rng(0)
+    image, keep = rng.random(IMAGE_SHAPE).astype(np.float32), rng.random(IMAGE_SHAPE[:2]) > 0.5
+    asked = {"start_from": image, "strength": 0.5, "keep": keep, "to_seed": 4}
+    arguments = {k: v for k, v in DEFAULT.items() if k != "num_steps"}
+    expected = model.sample(LABELS, **arguments, **asked)
+    images = onnx_model.load(folder / "denoiser.onnx").sample(LABELS, **asked)
+    assert np.abs(images - expected).max() < 1e-4
+
+
+def test_parts_are_the_whole(opened, monkeypatch):
+    monkeypatch.setattr(request, "MAX_IMAGES", 3)
+    labels = np.repeat([2, 0, 1], 4)
+    whole = opened.sample(labels)
+    parts = [opened.sample(labels, shard=(k, 5)) for k in range(1, 6)]
+    assert (np.concatenate(parts) == whole).all()
+
+
+def test_images_go_where_they_are_told(opened):
+    made = []
+
+    def make(shape):
+        made.append(np.zeros(shape, np.float32))
+        return made[-1]
+
+    assert opened.sample(LABELS, out=make) is made[0]
+    assert (made[0] == opened.sample(LABELS)).all()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"start_from": np.zeros(IMAGE_SHAPE, np.float32)},
+        {"strength": 0.5},
+        {"keep": np.ones(IMAGE_SHAPE[:2], bool)},
+        {"to_seed": 1},
+        {"clip": False},
+        {"guidance_rescale": 0.5},
+        {"callback": print},
+    ],
+)
+def test_a_fixed_graph_can_not(folder, asked):
+    with pytest.raises(UserError) as error:
+        onnx_model.load(folder / "sampler.onnx").sample(LABELS, **asked)
+    assert f"{next(iter(asked))}: expected none with a sampler.onnx" in one_line(error)
+
+
+# --- Files that aren't ours
+
+
+def with_metadata(folder, path, **metadata):
+    model = onnx.load(folder / "denoiser.onnx")
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+
+
+def newer(folder, path):
+    spec = json.loads(onnx_model.load(folder / "denoiser.onnx").spec.to_json())
+    with_metadata(folder, path, **{specs.KEY: json.dumps(spec | {"format": 2})})
+
+
+FOREIGN = {
+    "none": (lambda folder, path: None, "expected an ONNX file, found none"),
+    "folder": (lambda folder, path: path.mkdir(), "expected an ONNX file, found none"),
+    "text": (lambda folder, path: path.write_text("no"), "that onnxruntime can load"),
+    "empty": (lambda folder, path: path.write_bytes(b""), "got"),
+    "cut": (
+        lambda folder, path: path.write_bytes((folder / "denoiser.onnx").read_bytes()[:5000]),
+        "that onnxruntime can load",
+    ),
+    "without a spec": (with_metadata, "got one without its spec"),
+    "foreign": (
+        lambda folder, path: with_metadata(folder, path, keras_diffusion='{"a": 1}'),
+        "format: expected 1",
+    ),
+    "newer": (newer, "a newer keras-diffusion wrote it"),
+    "with noise": (
+        lambda folder, path: path.write_bytes((folder / "sampler_noise.onnx").read_bytes()),
+        "expected a denoiser.onnx or sampler.onnx, got a sampler_noise.onnx",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_files_are_refused(folder, tmp_path, name):
+    make, expected = FOREIGN[name]
+    make(folder, tmp_path / "a.onnx")
+    with pytest.raises(UserError) as error:
+        onnx_model.load(tmp_path / "a.onnx")
+    assert expected in one_line(error) and "a.onnx" in one_line(error)
+
+
+def test_threads_and_providers(folder):
+    path = folder / "denoiser.onnx"
+    threads = onnx_model.load(path, threads=1).session.get_session_options().intra_op_num_threads
+    assert threads == 1
+    assert onnx_model.load(path, provider="cpu").session.get_providers() == ["CPUExecutionProvider"]
+
+
+# --- The command
+
+
+def draw(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
+    return command.main()
+
+
+@pytest.mark.parametrize("name", ["denoiser.onnx", "sampler.onnx"])
+def test_png(folder, tmp_path, monkeypatch, capsys, name):
+    out = tmp_path / "a.png"
+    draw(monkeypatch, folder / name, "--labels", "2,0", "--per-label", 3, "--out", out)
+    assert "6 images in" in capsys.readouterr().out
+    expected = onnx_model.load(folder / name).sample([2, 2, 2, 0, 0, 0]).reshape(2, 3, 8, 8)
+    with Image.open(out) as image:
+        pixels = np.asarray(image)
+    for r in range(2):
+        for c in range(3):
+            found = pixels[2 + 18 * r : 18 + 18 * r : 2, 2 + 18 * c : 18 + 18 * c : 2] / 255
+            assert np.abs(found - expected[r, c]).max() < 0.51 / 255
+
+
+def test_npy_and_its_parts(folder, tmp_path, monkeypatch):
+    asked = [folder / "denoiser.onnx", "--per-label", 5, "--seed", 3]
+    draw(monkeypatch, *asked, "--out", tmp_path / "whole.npy")
+    for k in (1, 2, 3, 4):
+        draw(monkeypatch, *asked, "--shard", f"{k}/4", "--out", tmp_path / f"{k}.npy")
+    whole = np.load(tmp_path / "whole.npy")
+    labels = np.repeat([0, 1, 2], 5)
+    expected = onnx_model.load(folder / "denoiser.onnx").sample(labels, seed=3)
+    assert (whole == expected).all()
+    assert (np.concatenate([np.load(tmp_path / f"{k}.npy") for k in (1, 2, 3, 4)]) == whole).all()
+
+
+def test_gif_ends_with_the_last_estimate(folder, tmp_path, monkeypatch):
+    out = tmp_path / "a.gif"
+    draw(monkeypatch, folder / "denoiser.onnx", "--labels", "1", "--per-label", 2, "--out", out)
+    last = onnx_model.load(folder / "denoiser.onnx").sample([1, 1])
+    with Image.open(out) as image:
+        assert image.n_frames == 4
+        image.seek(3)
+        found = np.asarray(image.convert("L"))[2:18:2, 2:18:2] / 255
+    assert np.abs(found - last[0, ..., 0]).max() < 0.51 / 255
+
+
+REFUSED = {
+    "a label": (["--labels", "0,4"], "--labels: expected 0..3"),
+    "steps": (["--steps", "51"], "num_steps: expected an integer in 1..50, got 51"),
+    "steps of none": (["--steps", "0"], "at least 1"),
+    "another sampler's option": (["--sampler", "heun", "--eta", "0.5"], "'heun'"),
+    "a flow's sampler": (["--sampler", "euler"], "euler: expected a flow schedule"),
+    "shard of none": (["--shard", "0/2"], "expected k/n"),
+    "shard past the end": (["--shard", "3/2"], "expected k/n"),
+    "shard as a picture": (["--shard", "1/2"], "expected a .npy with --shard"),
+    "threads": (["--threads", "0"], "1..1024"),
+    "a folder that isn't there": (["--out", "no/a.png"], "expected a folder"),
+    "another kind of file": (["--out", "a.jpg"], "expected a name ending in .png"),
+    "an image that isn't there": (["--start-from", "no.png"], "no.png"),
+    "kept pixels of nothing": (["--strength", "0.5"], "expected start_from as well"),
+    "guidance": (["--guidance", "nan"], "expected a number"),
+    "seed": (["--seed", "-1"], "0..9223372036854775807"),
+    "unknown": (["--nothing"], "unrecognized arguments"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_one_line_and_status_2(folder, tmp_path, monkeypatch, capsys, name):
+    arguments, expected = REFUSED[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sample.py", str(folder / "denoiser.onnx"), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(command.main)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and out == ""
+    assert err.count("\n") == 1 and expected in err, err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_half_written(folder, tmp_path, monkeypatch):
+    (tmp_path / "a.npy").write_bytes(b"before")
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx_model.Denoiser, "network", fail)
+    with pytest.raises(KeyboardInterrupt):
+        draw(monkeypatch, folder / "denoiser.onnx", "--out", tmp_path / "a.npy")
+    assert (tmp_path / "a.npy").read_bytes() == b"before"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+# --- The model that ships
+
+
+@pytest.mark.parametrize(
+    "program", [["-m", "keras_diffusion.sampling"], ["export/sample.py"]], ids=["module", "script"]
+)
+def test_the_package_draws_digits_from_any_folder(repo, tmp_path, program):
+    program = [str(repo / p) if p.endswith(".py") else p for p in program]
+    code = subprocess.run(
+        [sys.executable, "-X", "importtime", *program, "--labels", "0,1", "--per-label", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repo)},
+        capture_output=True,
+        text=True,
+    )
+    assert code.returncode == 0, code.stderr[-500:]
+    assert [p.name for p in tmp_path.iterdir()] == ["digits.png"]
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in code.stderr.splitlines()}
+    assert "onnxruntime" in loaded
+    for name in ("tensorflow", "keras", "PIL", "matplotlib", "tqdm", "onnx", "pandas", "scipy"):
+        assert name not in loaded, name
+
+
+def test_the_shipped_model():
+    shipped = onnx_model.load()
+    assert shipped.spec.class_names == tuple("0123456789")
+    assert shipped.spec.training["data"]["train_count"] == 60000
+    assert onnx_model.SHIPPED.stat().st_size < 3e6
+    text = shipped.spec.to_json()
+    assert "/" not in shipped.spec.training["settings"]["data"] and "/work" not in text
+    # Zeros have a hole, ones a stroke: the middle of the image tells them apart.
+    images = shipped.sample(np.repeat([0, 1], 8))
+    middle = images[:, 11:17, 11:17].mean(axis=(1, 2, 3))
+    assert middle[:8].max() < 0.25 < middle[8:].min()
