@@ -1,6 +1,6 @@
 """Exports a finished run: files that draw its digits without TensorFlow.
 
-    python export/convert.py runs/part-2.5 [--to DIR] [--also float16,int8]
+    python export/convert.py runs/part-2.5 [--to DIR] [--also float16,int8,tflite]
 
 Writes DIR/saved_model/, denoiser.onnx, sampler.onnx, sampler_noise.onnx and parity.json (how far each is from the Keras model), all of
 them or none. --sampler, --steps and so on become the file's defaults.
@@ -23,20 +23,20 @@ def parse(arguments):
     parser.add_argument("--to", metavar="DIR", help="folder to make or replace (RUN/export)")
     parser.add_argument(
         "--also",
-        type=_precisions,
+        type=_also,
         default=(),
-        metavar="float16,int8",
-        help="ONNX files with smaller weights too",
+        metavar="float16,int8,tflite",
+        help="ONNX files with smaller weights; one call of the network for TensorFlow Lite",
     )
     sampling_options.add_defaults(parser)
     return parser.parse_args(arguments)
 
 
-def _precisions(text):
+def _also(text):
     names = tuple(dict.fromkeys(text.split(",")))
-    if not set(names) <= set(PRECISIONS[1:]):
+    if not set(names) <= {*PRECISIONS[1:], "tflite"}:
         raise argparse.ArgumentTypeError(
-            f"expected {', '.join(PRECISIONS[1:])} with commas between them, got {text!r}"
+            f"expected {', '.join(PRECISIONS[1:])}, tflite with commas between them, got {text!r}"
         )
     return names
 
@@ -85,19 +85,21 @@ def main():
 
 
 def _report(folder, certificate):
+    from keras_diffusion.exporting.parity import FILES
+
     worst = {}
-    for row in (*certificate["calls"], *certificate["samples"]):
-        for name, value in row.items():
-            if isinstance(value, float) and name not in ("eta",):
-                worst[name] = max(worst.get(name, 0.0), value)
-    for name, value in worst.items():
-        print(f"{name}: within {value:.2g} of the Keras model")
+    for row in (*certificate["calls"], *certificate["samples"], *certificate.get("tflite", ())):
+        for name in set(row) & set(FILES):
+            worst[name] = max(worst.get(name, 0.0), row[name])
+    for name in FILES:
+        if name in worst:
+            print(f"{name}: within {worst[name]:.2g} of the Keras model")
     for found in certificate["smaller"]:
         print(
             f"{found['precision']}: pixels differ by {found['mean']:.2g} in the mean, {found['mean_of_worst_image']:.2g} in the worst of {found['images']} images"
         )
     for name, size in certificate["bytes"].items():
-        if name.endswith(".onnx"):
+        if name.endswith((".onnx", ".tflite")):
             print(f"{folder / name}: {size / 1e6:.2f} MB")
     print(f"{folder / 'saved_model'}, {folder / 'parity.json'}")
 

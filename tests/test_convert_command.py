@@ -93,7 +93,7 @@ REFUSED = {
     "no": "has no run.json",
     "stopped": "expected a finished run",
     "denoiser": "one-step denoiser",
-    "run --also int4": "expected float16, int8",
+    "run --also int4": "expected float16, int8, tflite",
     "run --sampler euler": "euler: expected a flow schedule",
     "run --steps 31": "num_steps: expected an integer in 1..30, got 31",
     "run --eta 0.5": "'eta'",

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 import keras_diffusion as kd
 from keras_diffusion import noise, sampling
 from keras_diffusion.errors import UserError
-from keras_diffusion.exporting import convert, denoiser, graph, parity, saved_model, smaller
+from keras_diffusion.exporting import convert, denoiser, graph, lite, parity, saved_model, smaller
 from keras_diffusion.sampling import guidance, onnx_model, portable, request
 
 CPU = ["CPUExecutionProvider"]
@@ -53,7 +53,7 @@ def exported(model, tmp_path_factory):
         folder,
         class_names=("a", "b", "c"),
         defaults={"sampler": "dpmpp_2m", "num_steps": 4, "guidance_scale": 3.0},
-        also=("float16", "int8"),
+        also=("float16", "int8", "tflite"),
         batches=parity.BATCHES,
     )
     return folder, certificate
@@ -77,7 +77,7 @@ def test_folder(exported):
     folder, certificate = exported
     names = {path.name for path in folder.iterdir()}
     small = {f.replace(".onnx", f".{p}.onnx") for f in FILES for p in ("float16", "int8")}
-    assert names == {"saved_model", "parity.json", *FILES, *small}
+    assert names == {"saved_model", "parity.json", "denoiser.tflite", *FILES, *small}
     assert json.loads((folder / "parity.json").read_text()) == certificate
     assert list(folder.parent.iterdir()) == [folder]
 
@@ -169,6 +169,26 @@ def test_certificate(exported):
     for row in certificate["samples"]:
         assert {"saved_model", "denoiser.onnx", "sampler.onnx", "sampler_noise.onnx"} <= set(row)
         assert all(0 <= row[name] < 1e-4 for name in row if name.endswith((".onnx", "model")))
+
+
+def test_tensorflow_lite(exported, model):
+    folder, certificate = exported
+    assert [row["images"] for row in certificate["tflite"]] == [1, 3, 64]
+    assert all(row["denoiser.tflite"] < 1e-4 for row in certificate["tflite"])
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(4, *IMAGE_SHAPE)).astype(np.float32)
+    t, label = rng.random(4).astype(np.float32), np.array([3, 0, 1, 2], np.int32)
+    out = lite.call(folder / "denoiser.tflite", {"x": x, "t": t, "label": label})
+    assert np.abs(out - model.denoise(x, t, label)).max() < 1e-4
+
+
+def test_what_tensorflow_lite_lacks_is_refused(tmp_path):
+    inputs = {"x": keras.Input(IMAGE_SHAPE, name="x")}
+    network = keras.Model(inputs, keras.ops.erfinv(keras.ops.tanh(inputs["x"])))
+    model = make_model(network, ema_decay=None)
+    with pytest.raises(UserError) as error:
+        lite.write(tmp_path / "a.tflite", saved_model.denoiser(network, model))
+    assert "tflite: expected operations" in one_line(error) and list(tmp_path.iterdir()) == []
 
 
 def test_averaged_weights_are_exported(tmp_path):

@@ -11,12 +11,12 @@ import onnx
 import keras_diffusion
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
-from keras_diffusion.exporting import denoiser, parity, sampler, saved_model, smaller
+from keras_diffusion.exporting import denoiser, lite, parity, sampler, saved_model, smaller
 from keras_diffusion.files import replacing_folder
 from keras_diffusion.sampling import guidance, onnx_model, portable, samplers
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "tf2onnx", "onnxruntime")
-PRECISIONS = specs.PRECISIONS[1:]
+ALSO = (*specs.PRECISIONS[1:], "tflite")
 # What smaller weights may change, as mean absolute differences of pixels in [0, 1].
 MEAN_TOLERANCE = 0.005
 WORST_TOLERANCE = 0.05
@@ -32,7 +32,7 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
         training: dict, what the run says of itself, for the spec.
         class_names: K of them.
         defaults: dict of arguments of `sample` that hold where none is given; None takes `default_sampling`.
-        also: of "float16" and "int8": smaller ONNX files beside the others.
+        also: of `ALSO`: "float16" and "int8", ONNX files with smaller weights; "tflite", one call of the network.
         say: function of a line.
 
     Returns:
@@ -61,7 +61,11 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
         say("comparing the files with the Keras model")
         certificate = parity.certify(model, network, beside)
         certificate["weights_sha256"] = spec.weights_sha256
-        certificate["smaller"] = [_smaller(beside, precision) for precision in also]
+        small = [name for name in specs.PRECISIONS if name in also]
+        certificate["smaller"] = [_smaller(beside, precision) for precision in small]
+        if "tflite" in also:
+            lite.write(beside / "denoiser.tflite", saved_model.denoiser(network, model))
+            certificate["tflite"] = parity.certify_lite(model, network, beside)
         certificate["bytes"] = {
             str(path.relative_to(beside)): path.stat().st_size
             for path in sorted(beside.rglob("*"))

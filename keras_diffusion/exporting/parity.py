@@ -9,11 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_diffusion.errors import UserError
+from keras_diffusion.exporting import lite
 from keras_diffusion.sampling import guidance, loop, onnx_model, portable, request, samplers
 
 CALL_TOLERANCE = 1e-4  # of outputs, which are about as large as standard normal numbers
 IMAGE_TOLERANCE = 1e-3  # a quarter of a grey level of 256
 BATCHES = {1: 10, 3: 10, 64: 3}  # images, and steps that they are drawn in
+FILES = ("saved_model", "denoiser.onnx", "sampler.onnx", "sampler_noise.onnx", "denoiser.tflite")
 SEED = 20
 GUIDANCE = 3.0
 
@@ -54,6 +56,37 @@ def certify(model, network, folder):
     }
 
 
+def certify_lite(model, network, folder):
+    """Compares denoiser.tflite with the model; the figures, or a UserError, as `certify`."""
+    keras_call = _keras_call(model, network)
+    rows = []
+    for n in BATCHES:
+        given = _inputs(model, n)
+        inputs = {name: given[name] for name in model.inputs_used}
+        got = lite.call(pathlib.Path(folder) / "denoiser.tflite", inputs)
+        rows.append({"images": n, "denoiser.tflite": _difference(keras_call(**given), got)})
+    _check("call", rows, CALL_TOLERANCE)
+    return rows
+
+
+def _keras_call(model, network):
+    """The Keras model's network on arrays."""
+    call = tf.function(
+        lambda x, t, label: model.denoise(x, t, label, network=network), reduce_retracing=True
+    )
+    return lambda x, t, label: call(*map(tf.constant, (x, t, label))).numpy()
+
+
+def _inputs(model, n):
+    """Arguments of one call on n images."""
+    rng = np.random.default_rng(n)
+    return {
+        "x": rng.standard_normal((n, *model.image_shape)).astype(np.float32),
+        "t": rng.random(n).astype(np.float32),
+        "label": (np.arange(n) % (model.num_classes + 1)).astype(np.int32),
+    }
+
+
 def _samplers(schedule):
     """Every sampler, and ddpm and ddim with each kind of noise."""
     for name in samplers.SAMPLERS:
@@ -80,10 +113,7 @@ class _Files:
 
     def __init__(self, model, network, folder):
         self.model = model
-        self._network = tf.function(
-            lambda x, t, label: model.denoise(x, t, label, network=network),
-            reduce_retracing=True,
-        )
+        self._keras = _keras_call(model, network)
         self.saved = tf.saved_model.load(str(folder / "saved_model")).signatures
         self.denoiser = onnx_model.load(folder / "denoiser.onnx", provider="cpu")
         self.sampler = onnx_model.load(folder / "sampler.onnx", provider="cpu")
@@ -91,17 +121,13 @@ class _Files:
 
     def call(self, n):
         """Differences of one call of the network on n images."""
-        rng = np.random.default_rng(n)
-        x = rng.standard_normal((n, *self.model.image_shape)).astype(np.float32)
-        t = rng.random(n).astype(np.float32)
-        label = (np.arange(n) % (self.model.num_classes + 1)).astype(np.int32)
-        expected = self._keras(x, t, label)
-        given = {"x": x, "t": t, "label": label}
+        given = _inputs(self.model, n)
+        expected = self._keras(**given)
         inputs = {name: tf.constant(given[name]) for name in self.model.inputs_used}
         saved = self.saved["denoise"](**inputs)["out"]
         return {
             "saved_model": _difference(expected, saved.numpy()),
-            "denoiser.onnx": _difference(expected, self.denoiser.network(x, t, label)),
+            "denoiser.onnx": _difference(expected, self.denoiser.network(**given)),
         }
 
     def draw(self, n, plan):
@@ -138,9 +164,6 @@ class _Files:
             "sampler_noise.onnx": _difference(expected, self.with_noise.run(["images"], given)[0]),
         }
 
-    def _keras(self, x, t, label):
-        return self._network(*map(tf.constant, (x, t, label))).numpy()
-
     def _loop(self, network, plan, asked, weights):
         run = loop.runner(network, null_label=self.model.num_classes)
         return loop.drive(run, plan, asked, weights=weights)
@@ -152,7 +175,7 @@ def _difference(expected, got):
 
 def _check(what, rows, tolerance):
     for row in rows:
-        for name in ("saved_model", "denoiser.onnx", "sampler.onnx", "sampler_noise.onnx"):
+        for name in FILES:
             difference = row.get(name, 0.0)
             if not difference <= tolerance:
                 where = ", ".join(f"{k} {v}" for k, v in row.items() if k in ("sampler", "images"))

@@ -29,6 +29,29 @@ _OPS = portable.Ops(
 )
 
 
+def denoiser(network, model):
+    """One call of the network in inference form, as plain operations.
+
+    Args:
+        network: functional Keras model in float32, of the weights that sample.
+        model: `DiffusionModel`, for what else it knows.
+
+    Returns:
+        (`tf.Module` that has the weights, `tf.function` of x, t, label, as many as there are, to {"out"}).
+    """
+    module = tf.Module()
+    module.weights = [weight.value for weight in network.weights]
+    specs = signature(model)
+
+    @tf.function(input_signature=list(specs.values()), autograph=False)
+    def denoise(*inputs):
+        with blocks.as_operations():
+            given = dict(zip(specs, inputs, strict=True))
+            return {"out": network(given, training=False)}
+
+    return module, denoise
+
+
 def write(folder, network, model, rows):
     """Writes a SavedModel with the signatures `denoise` (x, t, label -> out) and `sample` (as sampler.onnx -> images).
 
@@ -38,20 +61,12 @@ def write(folder, network, model, rows):
         model: `DiffusionModel`, for what else it knows.
         rows: float32 [S, 8], the table that is used where none is given.
     """
-    module = tf.Module()
-    module.weights = [weight.value for weight in network.weights]  # what the functions capture
-    specs, null_label, shape = signature(model), model.num_classes, model.image_shape
-
-    @tf.function(input_signature=list(specs.values()), autograph=False)
-    def denoise(*inputs):
-        with blocks.as_operations():
-            given = dict(zip(specs, inputs, strict=True))
-            return {"out": network(given, training=False)}
+    module, denoise = denoiser(network, model)
+    null_label, shape = model.num_classes, model.image_shape
 
     def call(x, t, label):
         given = {"x": x, "t": t, "label": label}
-        with blocks.as_operations():
-            return network({name: given[name] for name in specs}, training=False)
+        return denoise(*(given[name] for name in model.inputs_used))["out"]
 
     def sample(label, index, seed, guidance_scale, rows):
         rows = tf.concat([rows, default[: tf.where(tf.shape(rows)[0] == 0, len(default), 0)]], 0)
