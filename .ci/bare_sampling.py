@@ -45,6 +45,9 @@ for schedule, prediction in (
         assert np.abs(images - 0.5).max() < 1e-3, (sampler, np.abs(images - 0.5).max())
         drawn.append(sampler)
 assert set(drawn) == set(sampling.SAMPLERS)
+labels = [0, 1, 2, 10]
+shipped = sampling.load().sample(labels, seed=4)
+assert shipped.shape == (4, 28, 28, 1) and 0 <= shipped.min() <= shipped.max() <= 1
 print(
     f"keras_diffusion {keras_diffusion.__version__}, numpy {np.__version__}, onnxruntime {onnxruntime.__version__}: ok"
 )

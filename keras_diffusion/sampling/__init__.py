@@ -1,6 +1,7 @@
-"""Sampling with NumPy alone: schedule -> tableau -> one step, around a network that is any callable."""
+"""Sampling with NumPy alone: schedule -> tableau -> one step, around a network that is any callable; exported files too."""
 
 from keras_diffusion.sampling.loop import Estimate, sample
+from keras_diffusion.sampling.onnx_model import load
 from keras_diffusion.sampling.samplers import (
     SAMPLERS,
     ddim,
@@ -25,6 +26,7 @@ __all__ = [
     "dpmpp_2m",
     "euler",
     "heun",
+    "load",
     "midpoint",
     "plan",
     "sample",
