@@ -8,7 +8,6 @@ in [0, 1], all of the first label, then the next. The noise of an image is keyed
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import time
@@ -84,8 +83,8 @@ def _draw(model, labels, asked, suffix, arguments):
     """Draws and writes the file, whole or not at all; how many images."""
     if suffix == ".npy":
         chosen = request.shard(len(labels), *asked.shard)
-        with replacing(asked.out) as beside, _array(beside) as make:
-            model.sample(labels, shard=asked.shard, out=make, **arguments)
+        with replacing(asked.out) as beside, beside.open("wb") as file:
+            model.sample(labels, shard=asked.shard, out=lambda s: _Appended(file, s), **arguments)
         return chosen.stop - chosen.start
     from keras_diffusion import imagefiles
     from keras_diffusion.sampling.frames import Frames
@@ -103,18 +102,16 @@ def _draw(model, labels, asked, suffix, arguments):
     return len(labels)
 
 
-@contextlib.contextmanager
-def _array(path):
-    """A function from a shape to the array that a .npy file is: as many images as a disk takes, memory for a few."""
-    made = []
+class _Appended:
+    """A .npy file that images are written to as they come, in order: as many as a disk takes, with memory for a few."""
 
-    def make(shape):
-        made.append(np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape))
-        return made[-1]
+    def __init__(self, file, shape):
+        self.file = file
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
 
-    yield make
-    for array in made:
-        array.flush()
+    def __setitem__(self, chosen, images):
+        self.file.write(np.ascontiguousarray(images, "<f4").data)
 
 
 if __name__ == "__main__":

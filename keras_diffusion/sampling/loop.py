@@ -42,7 +42,7 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False, out=None)
         weights: float32 [S], of guidance.
         callback: is called with an `Estimate` after each row.
         progress: whether to show a bar (needs tqdm).
-        out: function from a shape to the float32 array that the images go to; None: in memory.
+        out: function from a shape to what the images are put into, slice after slice, as into a float32 array; None: one.
 
     Returns:
         float32 [N, H, W, C] in [0, 1].

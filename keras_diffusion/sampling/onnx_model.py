@@ -139,7 +139,7 @@ class Denoiser(_Exported):
         Args:
             labels: int [N] in 0..num_classes (num_classes: no class).
             shard: (k, n): the k-th of n parts of the request, k from 1.
-            out: function from a shape to a float32 array that the images are written to.
+            out: as `loop.drive` takes it.
 
         Returns:
             float32 [N, H, W, C] in [0, 1].
