@@ -73,7 +73,7 @@ def main():
             folder,
             training=describe(record),
             class_names=runs.class_names(record, model.num_classes),
-            defaults={**convert.default_sampling(model), **given},
+            defaults=convert.default_sampling(model, given),
             also=options.also,
         )
     except UserError:

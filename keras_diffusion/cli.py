@@ -96,6 +96,18 @@ def run(main):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a name too long
+        reason = " ".join(str(error.strerror or error).split())
+        where = f": {error.filename}" if error.filename else ""
+        print(
+            f"{name}: expected files to be read and written, got: {reason}{where}", file=sys.stderr
+        )
+        sys.exit(2)
+    except MemoryError:
+        print(
+            f"{name}: expected enough memory, got too little; ask for less at once", file=sys.stderr
+        )
+        sys.exit(2)
 
 
 def need(*packages, extra):

@@ -19,5 +19,6 @@ def is_integer(value):
 
 def shown(value):
     """Any value on one short line, for a message: an array's repr may be many."""
-    text = " ".join((str(value) if is_number(value) else repr(value)).split())
+    text = str(value) if is_number(value) else repr(value)
+    text = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     return text if len(text) <= 80 else f"{text[:80]} ..."

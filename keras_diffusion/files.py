@@ -31,7 +31,7 @@ def replacing_folder(path, *, made):
     Raises:
         UserError: where `path` is there and somebody else's, or can't be written.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).resolve()  # of a link, what it stands for is replaced
     theirs = not path.is_dir() or (not (path / made).is_file() and any(path.iterdir()))
     if path.exists() and theirs:
         raise UserError(
@@ -47,9 +47,20 @@ def replacing_folder(path, *, made):
         ) from None
     try:
         yield beside
-        if path.exists():
-            os.replace(path, before)
-        os.replace(beside, path)
+        _swap(beside, path, before)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
+
+
+def _swap(beside, path, before):
+    """Puts a folder in place of another, which goes away only when that is done."""
+    replaced = path.exists()
+    if replaced:
+        os.replace(path, before)
+    try:
+        os.replace(beside, path)
+    except BaseException:
+        if replaced:
+            os.replace(before, path)
+        raise
+    shutil.rmtree(before, ignore_errors=True)

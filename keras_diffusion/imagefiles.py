@@ -5,8 +5,11 @@ import zlib
 
 import numpy as np
 
+from keras_diffusion.errors import UserError
+
 _ZOOM = 2  # MNIST's 28 pixels are small on a screen
 _GAP = 2
+_GIF_SIDE = 65535
 
 
 def grid(images, labels, names):
@@ -27,6 +30,28 @@ def grid(images, labels, names):
     images = np.pad(images, padding)
     shape = (*images.shape[:-4], -1, columns, *images.shape[-3:])
     return images.reshape(shape), [names[label] for label in rows] if names else None
+
+
+def check(suffix, count, image_shape, *, columns):
+    """Whether so many images make a picture of this kind.
+
+    Args:
+        suffix: ".png" or ".gif".
+        count: of the images.
+        image_shape: (H, W, C).
+        columns: images a row.
+
+    Raises:
+        UserError: where they don't.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise UserError(f"--out: expected .npy for images of {channels} channels, got {suffix}")
+    sides = (-(-count // columns) * (_ZOOM * height + _GAP), columns * (_ZOOM * width + _GAP))
+    if suffix == ".gif" and max(sides) + _GAP > _GIF_SIDE:
+        raise UserError(
+            f"--out: expected at most {_GIF_SIDE} pixels a side in a .gif, got {max(sides) + _GAP}; ask for fewer images or a .png"
+        )
 
 
 def tile(rows, *, zoom=_ZOOM, gap=_GAP):

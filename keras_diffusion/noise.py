@@ -99,9 +99,13 @@ def image_keys(seed, labels, indices):
     if not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed: expected an integer in [0, 2^63), got {seed!r}")
     labels, indices = np.asarray(labels), np.asarray(indices)
-    if indices.shape != labels.shape or indices.dtype.kind not in "iu" or indices.min() < 0:
+    if indices.shape != labels.shape or indices.dtype.kind not in "iu":
         raise ValueError(
-            f"indices: expected as many integers of at least 0 as labels {labels.shape}, got {indices.shape} of {indices.dtype}"
+            f"indices: expected as many integers as labels {labels.shape}, got {indices.shape} of {indices.dtype}"
+        )
+    if indices.min() < 0 or indices.max() > MASK:
+        raise ValueError(
+            f"indices: expected integers in [0, 2^32), got {indices.min()}..{indices.max()}"
         )
     seed = (np.uint32(int(seed) & 0xFFFFFFFF), np.uint32(int(seed) >> 32))
     return threefry(seed, (labels.astype(np.uint32), indices.astype(np.uint32)))

@@ -1,26 +1,40 @@
 """What a trained model must remember to be sampled, as JSON: it travels inside every exported file."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
+
 from keras_diffusion import predictions, schedules
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, is_integer, is_number, shown
 
 KEY = "keras_diffusion"  # of the metadata of an ONNX file
 FORMAT = 1
 KINDS = ("denoiser", "sampler", "sampler_noise")
 PRECISIONS = ("float32", "float16", "int8")
 GUIDANCE = "uncond + scale*(cond - uncond); 1 is off"
-DEFAULTS = (
-    "sampler",
-    "num_steps",
-    "spacing",
-    "variance",
-    "eta",
-    "guidance_scale",
-    "guidance_interval",
-)
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _are_numbers(value):
+    return isinstance(value, list | tuple) and all(map(is_number, value))
+
+
+# What a file may have a default for, each with its check; `sample` checks the values.
+DEFAULTS: dict[str, Callable[[Any], bool]] = {
+    "sampler": _is_text,
+    "num_steps": is_integer,
+    "spacing": lambda value: _is_text(value) or _are_numbers(value),
+    "variance": _is_text,
+    "eta": is_number,
+    "guidance_scale": is_number,
+    "guidance_interval": _are_numbers,
+}
 # Bounds on what a file may claim, checked before memory is taken.
 MAX_TEXT = 2**24
 MAX_TRAIN_STEPS = 100_000
@@ -73,8 +87,11 @@ class Spec:
         _expect(self.guidance == GUIDANCE, "guidance", repr(GUIDANCE), self.guidance)
         _expect(tuple(self.data_range) == (0, 1), "data_range", "[0, 1]", self.data_range)
         _check_sizes(self)
-        unknown = sorted(set(self.defaults) - set(DEFAULTS))
-        _expect(not unknown, "defaults", f"some of {DEFAULTS}", unknown)
+        for name, value in self.defaults.items():
+            _expect(name in DEFAULTS, "defaults", f"some of {tuple(DEFAULTS)}", name)
+            _expect(DEFAULTS[name](value), f"defaults: {name}", "another type", value)
+        names = self.class_names
+        _expect(all(map(_is_text, names)), "class_names", "texts", names)
         for name in ("image_shape", "class_names", "data_range"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
@@ -107,7 +124,7 @@ def from_json(text, *, where):
         )
     try:
         _expect(len(text) <= MAX_TEXT, "spec", f"{MAX_TEXT} characters at most", len(text))
-        values: Any = json.loads(text)
+        values: Any = json.loads(text, parse_constant=_refuse_constant)
         _expect(isinstance(values, dict), "spec", "a JSON object", type(values).__name__)
         _check_format(values.pop("format", None))
         known: dict[str, Any] = {f.name: f.type for f in fields(Spec)}
@@ -117,18 +134,19 @@ def from_json(text, *, where):
             good = isinstance(value, kind) and not isinstance(value, bool)
             _expect(good, name, f"a {kind.__name__}", value)
         spec = Spec(**values)
-        spec.make_schedule()
+        with np.errstate(all="ignore"):  # of numbers that make no schedule, which is said then
+            spec.make_schedule()
     except (TypeError, ValueError, KeyError, RecursionError, OverflowError) as error:
         raise UserError(f"{where}: the spec can't be read; {error}") from None
     return spec
 
 
 def _check_format(found):
-    newer = isinstance(found, int) and found > FORMAT
-    hint = "; a newer keras-diffusion wrote it: upgrade" if newer else ""
-    _expect(
-        found == FORMAT and not isinstance(found, bool), "format", f"{FORMAT}", f"{found!r}{hint}"
-    )
+    if is_integer(found) and found > FORMAT:
+        raise ValueError(
+            f"format: expected {FORMAT}, got {found}; a newer keras-diffusion wrote it: upgrade"
+        )
+    _expect(is_integer(found) and found == FORMAT, "format", FORMAT, found)
 
 
 def _check_sizes(spec):
@@ -141,12 +159,17 @@ def _check_sizes(spec):
     _expect(0 <= classes <= MAX_CLASSES, "num_classes", f"0..{MAX_CLASSES}", classes)
     named = len(spec.class_names)
     _expect(named in (0, classes), "class_names", f"{classes} names", f"{named}")
-    steps = spec.schedule.get("num_train_steps", len(spec.schedule.get("alpha", ())))
+    table = spec.schedule.get("alpha")
+    steps = len(table) - 1 if isinstance(table, list) else spec.schedule.get("num_train_steps", 1)
     good = isinstance(steps, int) and 1 <= steps <= MAX_TRAIN_STEPS
     _expect(good, "schedule", f"1..{MAX_TRAIN_STEPS} steps", steps)
 
 
+def _refuse_constant(name):
+    """NaN and infinities, which JSON doesn't have and Python reads all the same."""
+    raise ValueError(f"spec: expected finite numbers, got {name}")
+
+
 def _expect(good, name, expected, got):
     if not good:
-        got = " ".join(str(got).split())
-        raise ValueError(f"{name}: expected {expected}, got {got[:80]}")
+        raise ValueError(f"{name}: expected {expected}, got {shown(got)}")

@@ -219,7 +219,7 @@ class DiffusionModel(keras.Model):
         labels=None,
         *,
         num_images=None,
-        sampler="ddpm",
+        sampler=None,
         num_steps=None,
         spacing=None,
         guidance_scale=None,
@@ -266,9 +266,9 @@ class DiffusionModel(keras.Model):
             ValueError: where an argument is out of range.
         """
         if guidance_scale is None:
-            guidance_scale = 5.0 if self.num_classes else 1.0
+            guidance_scale = samplers.GUIDANCE_SCALE if self.num_classes else 1.0
         asked = request.make(
-            self._sample_labels(labels, num_images),
+            request.labels_of(labels, num_images, self.num_classes),
             image_shape=self.image_shape,
             num_classes=self.num_classes,
             guidance_scale=guidance_scale,
@@ -291,15 +291,6 @@ class DiffusionModel(keras.Model):
         run = self._loop().runner(guidance_rescale=guidance_rescale, clip=clip)
         weights = guidance.weights(plan, guidance_interval)
         return loop.drive(run, plan, asked, weights=weights, callback=callback, progress=progress)
-
-    def _sample_labels(self, labels, num_images):
-        if (labels is None) == (num_images is None):
-            raise ValueError("sample: expected either labels or num_images")
-        if labels is not None:
-            return labels
-        if not isinstance(num_images, int | np.integer) or num_images < 1:
-            raise ValueError(f"num_images: expected a positive integer, got {num_images}")
-        return np.full(num_images, self.num_classes)
 
     def _loop(self):
         if self._sampling_loop is None:

@@ -17,7 +17,16 @@ from onnx import numpy_helper
 import keras_diffusion as kd
 from keras_diffusion import noise, sampling
 from keras_diffusion.errors import UserError
-from keras_diffusion.exporting import convert, denoiser, graph, lite, parity, saved_model, smaller
+from keras_diffusion.exporting import (
+    convert,
+    denoiser,
+    graph,
+    lite,
+    parity,
+    sampler,
+    saved_model,
+    smaller,
+)
 from keras_diffusion.sampling import guidance, onnx_model, portable, request
 
 CPU = ["CPUExecutionProvider"]
@@ -165,7 +174,7 @@ def test_certificate(exported):
     _, certificate = exported
     assert [row["images"] for row in certificate["calls"]] == [1, 3, 64]
     drawn = collections.Counter(row["sampler"] for row in certificate["samples"])
-    assert drawn == {"ddpm": 6, "ddim": 6, "dpmpp_2m": 3, "heun": 3}
+    assert drawn == {"ddpm": 6, "ddim": 6, "dpmpp_2m": 3, "heun": 3, "the file's own": 1}
     for row in certificate["samples"]:
         assert {"saved_model", "denoiser.onnx", "sampler.onnx", "sampler_noise.onnx"} <= set(row)
         assert all(0 <= row[name] < 1e-4 for name in row if name.endswith((".onnx", "model")))
@@ -349,6 +358,33 @@ def test_a_smaller_file_that_spoils_the_pictures_is_refused(model, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_smaller_samplers_are_compared_too(model, tmp_path, monkeypatch):
+    real = smaller.shrink
+
+    def spoiled(made, precision):
+        made = real(made, precision)
+        for node in made.graph.node:
+            if node.op_type == "Loop":
+                del node.attribute[0].g.initializer[:]  # unpacked weights stand for nothing
+        return made
+
+    def zeroed(made, precision):
+        made = real(made, precision)
+        loops = [node.attribute[0].g for node in made.graph.node if node.op_type == "Loop"]
+        for weight in (weight for body in loops for weight in body.initializer):
+            if weight.name.endswith("_stored"):
+                array = numpy_helper.to_array(weight)
+                weight.CopyFrom(numpy_helper.from_array(array * 0, weight.name))
+        return made
+
+    for spoil in (spoiled, zeroed):
+        monkeypatch.setattr(smaller, "shrink", spoil)
+        with pytest.raises(UserError) as error:
+            export(model, tmp_path / "export", also=("float16",))
+        assert "sampler.float16.onnx: expected" in one_line(error)
+        assert list(tmp_path.iterdir()) == []
+
+
 # --- What must not be left behind
 
 
@@ -367,21 +403,56 @@ def spoil_denoiser(monkeypatch):
 
 
 def spoil_saved_model(monkeypatch):
-    monkeypatch.setattr(
-        saved_model, "_OPS", saved_model._OPS._replace(clip=lambda x: tf.clip_by_value(x, 0, 0.9))
-    )
+    ops = saved_model._OPS._replace(clip=lambda x: tf.clip_by_value(x, 0, 0.9))
+    monkeypatch.setattr(saved_model, "_OPS", ops)
+
+
+def spoil_default_rows(monkeypatch):
+    real = sampler.to_onnx
+    monkeypatch.setattr(sampler, "to_onnx", lambda c, s, rows, **k: real(c, s, rows * 0.9, **k))
+
+
+def spoil_default_rows_of_saved_model(monkeypatch):
+    real = saved_model.write
+    monkeypatch.setattr(saved_model, "write", lambda f, n, m, rows: real(f, n, m, rows * 0.9))
+
+
+def spoil_weights(monkeypatch):
+    """Guidance everywhere."""
+    real = portable.step
+
+    def step(network, x, x0, label, scale, row, *rest, **options):
+        return real(network, x, x0, label, scale, [*row[:-1], 1.0], *rest, **options)
+
+    monkeypatch.setattr(portable, "step", step)
+
+
+def spoil_seed(monkeypatch):
+    real = portable.image_keys
+    monkeypatch.setattr(portable, "image_keys", lambda seed, *rest: real(seed & noise.MASK, *rest))
 
 
 def spoil_with_nan(monkeypatch):
     monkeypatch.setattr(parity, "_difference", lambda expected, got: float("nan"))
 
 
-@pytest.mark.parametrize("spoil", [spoil_denoiser, spoil_saved_model, spoil_with_nan])
+SPOILERS = [
+    spoil_denoiser,
+    spoil_saved_model,
+    spoil_default_rows,
+    spoil_default_rows_of_saved_model,
+    spoil_weights,
+    spoil_seed,
+    spoil_with_nan,
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
 def test_files_that_differ_are_not_left(model, tmp_path, monkeypatch, spoil):
     spoil(monkeypatch)
     with pytest.raises(UserError) as error:
         export(model, tmp_path / "export")
-    assert "of the Keras model's, got" in one_line(error)
+    assert "of what they are made of, got" in one_line(error)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -403,6 +474,38 @@ def test_operations_that_onnx_lacks_are_refused(tmp_path):
         export(model, tmp_path / "export")
     assert "Erfc" in one_line(error)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_loops_inside_a_network_are_refused():
+    inputs = {"x": keras.Input(IMAGE_SHAPE, name="x")}
+    rows = keras.layers.Reshape((8, 8))(inputs["x"])
+    out = keras.layers.GRU(8, return_sequences=True)(rows)
+    network = keras.Model(inputs, keras.layers.Reshape(IMAGE_SHAPE)(out))
+    with pytest.raises(UserError) as error:
+        denoiser.to_onnx(network, denoiser.signature(make_model(network, ema_decay=None)))
+    assert "loops or branches" in one_line(error)
+
+
+def test_a_mixed_network_that_was_rebuilt_wrong_is_seen(tmp_path, monkeypatch):
+    wrong = make_unet(num_classes=NUM_CLASSES, seed=1)
+    monkeypatch.setattr(convert, "in_float32", lambda network: wrong)
+    with pytest.raises(UserError, match="of what they are made of"):
+        export(make_model(), tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_may_have_any_name():
+    inputs = {"x": keras.Input(IMAGE_SHAPE, name="x")}
+    h = keras.layers.Conv2D(2, 3, padding="same", name="mixed_a")(inputs["x"])
+    network = keras.Model(inputs, keras.layers.Conv2D(1, 3, padding="same", name="mixed_b")(h))
+    assert convert.in_float32(network) is network
+
+
+def test_a_denoiser_of_one_step_is_refused(tmp_path):
+    network = make_unet(conditioning=None)
+    model = make_model(network, kd.denoiser_schedule(), prediction="x0")
+    with pytest.raises(UserError, match="one-step denoiser"):
+        export(model, tmp_path / "export")
 
 
 def test_a_network_of_ones_own(tmp_path):

@@ -1,9 +1,9 @@
 """A finished run as files that draw without TensorFlow: all of them, checked and compared, or none."""
 
 import hashlib
+import importlib
 import json
 import platform
-from importlib import metadata
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import denoiser, lite, parity, sampler, saved_model, smaller
 from keras_diffusion.files import replacing_folder
 from keras_diffusion.sampling import guidance, onnx_model, portable, samplers
+from keras_diffusion.sampling.times import NUM_STEPS
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "tf2onnx", "onnxruntime")
 ALSO = (*specs.PRECISIONS[1:], "tflite")
@@ -41,6 +42,8 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
     Raises:
         UserError: where the network can't be converted, or a file differs too much from the model. Nothing is written.
     """
+    if model.schedule.num_train_steps == 1:
+        raise UserError("model: expected one that draws from noise, got a one-step denoiser")
     network = in_float32(model.sampling_network)
     defaults = default_sampling(model) if defaults is None else defaults
     spec = specs.Spec(
@@ -59,7 +62,7 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
     with replacing_folder(folder, made="parity.json") as beside:
         _write(beside, network, model, spec, rows)
         say("comparing the files with the Keras model")
-        certificate = parity.certify(model, network, beside)
+        certificate = parity.certify(model, network, beside, defaults)
         certificate["weights_sha256"] = spec.weights_sha256
         small = [name for name in specs.PRECISIONS if name in also]
         certificate["smaller"] = [_smaller(beside, precision) for precision in small]
@@ -76,16 +79,23 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
     return certificate
 
 
-def default_sampling(model):
-    """What `sample` does where nothing is said: as `DiffusionModel.sample`, Euler's method for flows."""
-    chosen = {"sampler": "euler"} if model.schedule.is_flow else {"sampler": "ddpm"}
-    chosen["num_steps"] = min(20, model.schedule.num_train_steps)
-    return chosen | {"guidance_scale": 5.0 if model.num_classes else 1.0}
+def default_sampling(model, given=None):
+    """What `sample` does where nothing is said: as `DiffusionModel.sample`, but for what is given.
+
+    Args:
+        model: `DiffusionModel`.
+        given: dict of arguments of `sample`.
+    """
+    usual = {
+        "sampler": samplers.default_sampler(model.schedule),
+        "num_steps": min(NUM_STEPS, model.schedule.num_train_steps),
+        "guidance_scale": samplers.GUIDANCE_SCALE if model.num_classes else 1.0,
+    }
+    return samplers.fill_in(given or {}, usual)
 
 
 def _rows(model, defaults):
-    chosen = {k: v for k, v in defaults.items() if not k.startswith("guidance")}
-    plan = samplers.plan(model.schedule, model.prediction, **chosen)
+    plan = parity.default_plan(model, defaults)
     return portable.table(plan, guidance.weights(plan, defaults.get("guidance_interval")))
 
 
@@ -108,6 +118,7 @@ def _smaller(folder, precision):
             made, {specs.KEY: reference.spec.of_kind(kind, precision=precision).to_json()}
         )
         onnx.save(made, folder / f"{kind}.{precision}.onnx")
+    compared = parity.certify_small(folder, precision)
     small = onnx_model.load(folder / f"denoiser.{precision}.onnx", provider="cpu")
     labels = np.repeat(np.arange(max(1, reference.spec.num_classes)), _TRIED)
     difference = np.abs(reference.sample(labels) - small.sample(labels))
@@ -117,6 +128,7 @@ def _smaller(folder, precision):
         "mean": float(difference.mean()),
         "mean_of_worst_image": float(difference.mean(axis=(1, 2, 3)).max()),
         "largest": float(difference.max()),
+        **compared,
     }
     good = found["mean"] <= MEAN_TOLERANCE and found["mean_of_worst_image"] <= WORST_TOLERANCE
     if not good:
@@ -146,10 +158,13 @@ def _plain_policies(config):
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return {**config, "config": {**config["config"], "name": "float32"}}
-        return {key: _plain_policies(value) for key, value in config.items()}
+        plain = {key: _plain_policies(value) for key, value in config.items()}
+        if str(plain.get("dtype")).startswith("mixed_"):
+            plain["dtype"] = "float32"
+        return plain
     if isinstance(config, list | tuple):
         return type(config)(_plain_policies(value) for value in config)
-    return "float32" if isinstance(config, str) and config.startswith("mixed_") else config
+    return config
 
 
 def weights_sha256(network):
@@ -163,4 +178,6 @@ def weights_sha256(network):
 
 def _versions():
     versions = {"keras_diffusion": keras_diffusion.__version__, "python": platform.python_version()}
-    return versions | {package: metadata.version(package) for package in _PACKAGES}
+    for package in _PACKAGES:  # by their modules: a distribution may have another name
+        versions[package] = importlib.import_module(package).__version__
+    return versions

@@ -25,6 +25,16 @@ def signature(model):
     return specs
 
 
+def function(network, specs):
+    """The network in inference form, as plain operations: a `tf.function` of its inputs to {"out"}."""
+
+    def denoise(*inputs):
+        with blocks.as_operations():
+            return {"out": network(dict(zip(specs, inputs, strict=True)), training=False)}
+
+    return tf.function(denoise, input_signature=list(specs.values()), autograph=False)
+
+
 def to_onnx(network, specs):
     """The network as an ONNX model: inputs x, t, label, as many as it has, and the output out.
 
@@ -40,18 +50,17 @@ def to_onnx(network, specs):
     """
     import tf2onnx
 
-    names = list(specs)
-
-    def denoise(*inputs):
-        with blocks.as_operations():
-            return {"out": network(dict(zip(names, inputs, strict=True)), training=False)}
-
-    listed = [specs[name] for name in names]
-    traced = tf.function(denoise, input_signature=listed, autograph=False)
+    names, listed = list(specs), list(specs.values())
     with _quiet():
-        converted, _ = tf2onnx.convert.from_function(
-            traced, input_signature=listed, opset=graph.OPSET
-        )
+        try:
+            converted, _ = tf2onnx.convert.from_function(
+                function(network, specs), input_signature=listed, opset=graph.OPSET
+            )
+        except Exception as error:  # whatever a network of somebody's own brings out in tf2onnx
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"network: expected one that tf2onnx can convert, got: {reason[:200]}"
+            ) from None
     _check_operations(converted.graph)
     _fold_normalisation(converted.graph)
     _write_gelu_as_known(converted)
@@ -81,7 +90,7 @@ def _quiet():
 
 
 def _check_operations(converted):
-    """Whether every node is an operator of ONNX's own set."""
+    """Whether every node is an operator of ONNX's own set, and none has a graph of its own inside."""
     unknown = sorted(
         {
             node.op_type
@@ -92,6 +101,16 @@ def _check_operations(converted):
     if unknown:
         raise UserError(
             f"network: expected operations that ONNX has, got TensorFlow's {', '.join(unknown)}; write them in others"
+        )
+    inner = {
+        node.op_type
+        for node in converted.node
+        for attribute in node.attribute
+        if attribute.type == onnx.AttributeProto.GRAPH
+    }
+    if inner:
+        raise UserError(
+            f"network: expected no loops or branches inside, got {', '.join(sorted(inner))}; unroll them"
         )
 
 

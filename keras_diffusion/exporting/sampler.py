@@ -9,6 +9,7 @@ import functools
 import numpy as np
 
 from keras_diffusion import noise
+from keras_diffusion import spec as specs
 from keras_diffusion.exporting import graph
 from keras_diffusion.sampling import portable
 
@@ -24,7 +25,7 @@ def to_onnx(denoiser, spec, rows, *, own_noise):
 
     Returns:
         `onnx.ModelProto`. Inputs, all required: label int32 [N]; index int64 [N] and seed int64 [], or x [N, H, W, C] and
-        noise [S, N, H, W, C] (sizes of 1 broadcast); guidance_scale float32 [N] or [1]; rows float32 [S, 8] or [0, 8].
+        noise [S, N, H, W, C] (sizes of 1 after S broadcast); guidance_scale float32 [N] or [1]; rows float32 [S, 8] or [0, 8].
         Output: images float32 [N, H, W, C] in [0, 1].
     """
     g = graph.Graph("sampler")
@@ -56,7 +57,7 @@ def to_onnx(denoiser, spec, rows, *, own_noise):
     shapes = [["N", *shape]] * 2
     x, _ = g.loop(count, [x, x * 0.0], turn, shapes)
     g.output(_ops(g).clip(x), "images", ["N", *shape])
-    return graph.model(g.build(), metadata={"keras_diffusion": spec.to_json()})
+    return graph.model(g.build(), metadata={specs.KEY: spec.to_json()})
 
 
 def _call(body, denoiser, x, t, label):

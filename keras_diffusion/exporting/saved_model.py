@@ -4,8 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_diffusion import noise
-from keras_diffusion.exporting.denoiser import signature
-from keras_diffusion.nn import blocks
+from keras_diffusion.exporting.denoiser import function, signature
 from keras_diffusion.sampling import portable
 
 _OPS = portable.Ops(
@@ -41,15 +40,7 @@ def denoiser(network, model):
     """
     module = tf.Module()
     module.weights = [weight.value for weight in network.weights]
-    specs = signature(model)
-
-    @tf.function(input_signature=list(specs.values()), autograph=False)
-    def denoise(*inputs):
-        with blocks.as_operations():
-            given = dict(zip(specs, inputs, strict=True))
-            return {"out": network(given, training=False)}
-
-    return module, denoise
+    return module, function(network, signature(model))
 
 
 def write(folder, network, model, rows):

@@ -14,10 +14,11 @@ import time
 
 import numpy as np
 
-from keras_diffusion import cli
+from keras_diffusion import cli, imagefiles
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sampling import onnx_model, options, request
+from keras_diffusion.sampling.frames import Frames
 
 _SHARD = "k/n with 1 <= k <= n"
 
@@ -56,6 +57,9 @@ def main():
     cli.need("onnxruntime", extra="onnx")
     model = onnx_model.load(asked.file, threads=asked.threads, provider=asked.provider)
     labels = options.labels(asked, model.spec.num_classes)
+    if suffix != ".npy":
+        columns = (asked.per_label or 10) if model.spec.num_classes else min(10, labels.size)
+        imagefiles.check(suffix, labels.size, model.spec.image_shape, columns=columns)
     arguments = {**options.plan_arguments(asked), **options.sample_arguments(asked)}
     arguments |= _files(asked, model.spec)
     began = time.perf_counter()
@@ -86,9 +90,6 @@ def _draw(model, labels, asked, suffix, arguments):
         with replacing(asked.out) as beside, beside.open("wb") as file:
             model.sample(labels, shard=asked.shard, out=lambda s: _Appended(file, s), **arguments)
         return chosen.stop - chosen.start
-    from keras_diffusion import imagefiles
-    from keras_diffusion.sampling.frames import Frames
-
     frames = Frames(labels.size) if suffix == ".gif" else None
     images = model.sample(labels, **arguments, **({"callback": frames} if frames else {}))
     names = range(model.spec.num_classes + 1) if model.spec.num_classes else []

@@ -1,5 +1,6 @@
 """Exported models in onnxruntime: a network for the NumPy loop, or the whole sampler in one file."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -29,16 +30,34 @@ def load(path=None, *, threads=None, provider="auto"):
     """
     path = SHIPPED if path is None else pathlib.Path(path)
     opened = session(path, threads, provider)
-    text = opened.get_modelmeta().custom_metadata_map.get(specs.KEY)
+    try:
+        text = opened.get_modelmeta().custom_metadata_map.get(specs.KEY)
+    except UnicodeDecodeError:
+        text = None
     spec = specs.from_json(text, where=path)
     kinds = {"denoiser": Denoiser, "sampler": Sampler}
     if spec.kind not in kinds:
         raise UserError(f"{path}: expected a denoiser.onnx or sampler.onnx, got a {spec.kind}.onnx")
-    return kinds[spec.kind](spec, opened)
+    made = kinds[spec.kind](spec, opened)
+    _check_graph(made, path)
+    return made
+
+
+def _check_graph(exported, path):
+    """Whether a file's graph is what its spec says."""
+    given = {value.name for value in exported.session.get_inputs()}
+    out = exported.session.get_outputs()
+    fits = exported.REQUIRED <= given <= exported.INPUTS
+    fits = fits and [value.name for value in out] == [exported.OUTPUT]
+    if not fits or tuple(out[0].shape[1:]) != exported.spec.image_shape:
+        raise UserError(
+            f"{path}: expected the graph of a {exported.spec.kind} of images {exported.spec.image_shape}, got another; export it again"
+        )
 
 
 def session(path, threads, provider):
-    if not path.is_file():
+    """onnxruntime's session of a file; a UserError, as `load` says, where there is none to be had."""
+    if not os.path.isfile(path):
         raise UserError(f"{path}: expected an ONNX file, found none")
     import onnxruntime
 
@@ -55,16 +74,25 @@ def session(path, threads, provider):
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=wanted)
+        opened = onnxruntime.InferenceSession(path.read_bytes(), options, providers=wanted)
     except Exception as error:  # onnxruntime's own classes, which differ from version to version
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: expected a file that onnxruntime can load, got: {reason[:200]}"
         ) from None
+    if provider == "cuda" and PROVIDERS["cuda"] not in opened.get_providers():
+        raise UserError(
+            "provider: expected CUDA to start, got the CPU: look at its libraries and the driver, or take cpu"
+        )
+    return opened
 
 
 class _Exported:
     """What both kinds of file share: the spec, and what of a request it decides."""
+
+    INPUTS: frozenset
+    REQUIRED: frozenset
+    OUTPUT: str
 
     def __init__(self, spec, session):
         self.spec = spec
@@ -74,17 +102,20 @@ class _Exported:
         """The tableau of what is asked, the spec's defaults in place of what is None; as `samplers.plan`."""
         given = {name: value for name, value in asked.items() if value is not None}
         defaults = {k: v for k, v in self.spec.defaults.items() if not k.startswith("guidance")}
-        if given.get("sampler", defaults.get("sampler")) != defaults.get("sampler"):
-            defaults = {k: v for k, v in defaults.items() if k not in ("variance", "eta")}
-        own_times = not isinstance(given.get("spacing", ""), str)
-        if own_times or given.get("strength", 1.0) < 1:  # as many steps as there are
-            defaults.pop("num_steps", None)
-        return samplers.plan(
-            self.spec.make_schedule(), self.spec.prediction, **{**defaults, **given}
-        )
+        chosen = samplers.fill_in(given, defaults)
+        return samplers.plan(self.spec.make_schedule(), self.spec.prediction, **chosen)
 
-    def request(self, labels, *, guidance_scale=None, **asked):
+    def run(self, given):
+        """The output of one call of onnxruntime."""
+        try:
+            return self.session.run([self.OUTPUT], given)[0]
+        except Exception as error:  # onnxruntime's own classes
+            reason = " ".join(str(error).split())
+            raise UserError(f"onnxruntime could not run the model: {reason[:200]}") from None
+
+    def request(self, labels, *, num_images=None, guidance_scale=None, **asked):
         """A checked `Request`."""
+        labels = request.labels_of(labels, num_images, self.spec.num_classes)
         if guidance_scale is None:
             guidance_scale = self.spec.defaults.get("guidance_scale", 1.0)
         return request.make(
@@ -105,6 +136,10 @@ class _Exported:
 class Denoiser(_Exported):
     """A denoiser.onnx: `network(x, t, label) -> out`, and `sample` around it."""
 
+    INPUTS = frozenset({"x", "t", "label"})
+    REQUIRED = frozenset({"x"})
+    OUTPUT = "out"
+
     def __init__(self, spec, session):
         super().__init__(spec, session)
         self._inputs = [given.name for given in session.get_inputs()]
@@ -112,11 +147,11 @@ class Denoiser(_Exported):
     def network(self, x, t, label):
         """One call: x float32 [N, H, W, C], t float32 [N] = t/T, label int32 [N] -> out like x."""
         given = {"x": x, "t": t, "label": label}
-        return self.session.run(["out"], {name: given[name] for name in self._inputs})[0]
+        return self.run({name: given[name] for name in self._inputs})
 
     def sample(
         self,
-        labels,
+        labels=None,
         *,
         sampler=None,
         num_steps=None,
@@ -169,10 +204,14 @@ class Denoiser(_Exported):
 class Sampler(_Exported):
     """A sampler.onnx: the whole sampler in one call of onnxruntime."""
 
+    INPUTS = REQUIRED = frozenset({"label", "index", "seed", "guidance_scale", "rows"})
+    OUTPUT = "images"
+
     def sample(
         self,
-        labels,
+        labels=None,
         *,
+        num_images=None,
         sampler=None,
         num_steps=None,
         spacing=None,
@@ -192,7 +231,13 @@ class Sampler(_Exported):
             sampler=sampler, num_steps=num_steps, spacing=spacing, variance=variance, eta=eta
         )
         rows = portable.table(plan, self.weights(plan, guidance_interval))
-        asked = self.request(labels, guidance_scale=guidance_scale, seed=seed, indices=indices)
+        asked = self.request(
+            labels,
+            num_images=num_images,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            indices=indices,
+        )
         indices = request.numbers(asked.labels, indices)
         chosen = request.shard(len(asked), *shard)
         images = (out or loop.array)((chosen.stop - chosen.start, *self.spec.image_shape))
@@ -205,9 +250,7 @@ class Sampler(_Exported):
                 "guidance_scale": asked.scale[part],
                 "rows": rows,
             }
-            images[begin - chosen.start : part.stop - chosen.start] = self.session.run(
-                ["images"], given
-            )[0]
+            images[begin - chosen.start : part.stop - chosen.start] = self.run(given)
         return images
 
 

@@ -30,7 +30,7 @@ def add(parser):
     """Adds all the options; one that isn't given is None."""
     add = parser.add_argument
     add("--labels", type=_integers, metavar="0,1,2", help="classes, a row each (all)")
-    add("--per-label", type=cli.integer(1), metavar="N", help="images of each class (10)")
+    add("--per-label", type=cli.integer(1, 10**7), metavar="N", help="images of each class (10)")
     add_defaults(parser)
     add("--guidance-rescale", type=cli.number(0, 1), metavar="SHARE", help="of the spread (0)")
     add("--no-clip", action="store_const", const=False, dest="clip", help="estimates of x0")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from keras_diffusion import noise
+from keras_diffusion.errors import is_integer, shown
 
 MAX_IMAGES = 256  # that go through the network at once; with guidance twice as many
 MAX_NOISE_BYTES = 2**28  # that are drawn ahead
@@ -163,14 +164,11 @@ def check_labels(labels, num_classes):
 
 def _scales(scale, labels, num_classes):
     count = labels.size
-    scale = np.asarray(scale)
-    if (
-        scale.shape not in ((), (count,))
-        or scale.dtype.kind not in "iuf"
-        or not np.isfinite(scale).all()
-    ):
+    given, scale = scale, np.asarray(scale)
+    numbers = scale.shape in ((), (count,)) and scale.dtype.kind in "iuf"
+    if not numbers or not (np.abs(scale) <= np.finfo(np.float32).max).all():
         raise ValueError(
-            f"guidance_scale: expected a number or {count} of them, got {scale.tolist()!r}"
+            f"guidance_scale: expected a finite number or {count} of them, got {shown(given)}"
         )
     # Without a class both branches are the same: off, or the second would be computed for nothing.
     return np.where(labels == num_classes, 1, scale).astype(np.float32)
@@ -183,8 +181,8 @@ def _fractions(labels, to_seed, fraction):
         return np.zeros(labels.size)
     if fraction is None:
         place = noise.occurrence(labels)
-        last = np.array([place[labels == label].max() for label in labels])
-        return place / np.maximum(last, 1)
+        _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return place / np.maximum(counts[which] - 1, 1)
     fraction = np.asarray(fraction, dtype=np.float64)
     if fraction.shape != labels.shape or not ((fraction >= 0) & (fraction <= 1)).all():
         raise ValueError(
@@ -216,6 +214,17 @@ def _keep(keep, start_from, shape):
     return np.broadcast_to(keep, shape)
 
 
+def labels_of(labels, num_images, num_classes):
+    """The labels that were given, or as many of no class as images were asked for in their place."""
+    if (labels is None) == (num_images is None):
+        raise ValueError("sample: expected either labels or num_images")
+    if labels is not None:
+        return labels
+    if not is_integer(num_images) or num_images < 1:
+        raise ValueError(f"num_images: expected a positive integer, got {shown(num_images)}")
+    return np.full(num_images, num_classes)
+
+
 def numbers(labels, indices=None):
     """The number of each image among those of its label, int64 [N]: what is given, or counted from 0."""
     return noise.occurrence(labels) if indices is None else np.asarray(indices, np.int64)
@@ -223,4 +232,6 @@ def numbers(labels, indices=None):
 
 def shard(count, k, n):
     """The k-th of n parts of `count` images, k from 1: slices that follow each other and differ by one image at most."""
+    if not (is_integer(k) and is_integer(n) and 1 <= k <= n):
+        raise ValueError(f"shard: expected (k, n) with 1 <= k <= n, got {shown((k, n))}")
     return slice(count * (k - 1) // n, count * k // n)

@@ -160,11 +160,36 @@ SAMPLERS = {
 SPACING = dict.fromkeys(SAMPLERS, "uniform")  # each one's own; no other read better (README)
 
 
+GUIDANCE_SCALE = 5.0  # unless told otherwise, with classes; the course's
+
+
+def default_sampler(schedule):
+    """The sampler unless told otherwise: Euler's method for flows, else ddpm."""
+    return "euler" if schedule.is_flow else "ddpm"
+
+
+def fill_in(given, defaults):
+    """What is asked of `plan`: defaults in place of what isn't given, but for those that don't go with it.
+
+    Args:
+        given: dict of arguments of `plan`.
+        defaults: dict of the same.
+    """
+    if given.get("sampler", defaults.get("sampler")) != defaults.get("sampler"):
+        defaults = {k: v for k, v in defaults.items() if k not in ("variance", "eta")}
+    below = given.get("strength", 1.0) != 1.0
+    if below or not isinstance(given.get("spacing", ""), str):
+        defaults = {k: v for k, v in defaults.items() if k != "num_steps"}
+    if (below or "num_steps" in given) and not isinstance(defaults.get("spacing", ""), str):
+        defaults = {k: v for k, v in defaults.items() if k != "spacing"}
+    return {**defaults, **given}
+
+
 def plan(
     schedule,
     prediction,
     *,
-    sampler="ddpm",
+    sampler=None,
     num_steps=None,
     spacing=None,
     strength=1.0,
@@ -175,7 +200,8 @@ def plan(
     Args:
         schedule: `Schedule`.
         prediction: "eps", "x0", "v" or "flow".
-        sampler: "ddpm", "ddim", "dpmpp_2m" or "heun"; for flow schedules "euler" and "midpoint" too.
+        sampler: "ddpm", "ddim", "dpmpp_2m" or "heun"; for flow schedules "euler" and "midpoint" too. None is
+            `default_sampler`.
         num_steps: S, 1 <= S <= T; None means 20. "heun" and "midpoint" make two calls a step.
         spacing: of the times, as `spaced_times` takes it; None is the sampler's own, `SPACING`.
         strength: where to start, as a share of T: less than 1 to start from a noised image.
@@ -184,6 +210,7 @@ def plan(
     Raises:
         ValueError: where a name is unknown, an option isn't the sampler's, or a value is out of range.
     """
+    sampler = default_sampler(schedule) if sampler is None else sampler
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise ValueError(f"sampler: expected one of {tuple(SAMPLERS)}, got {shown(sampler)}")
     method = SAMPLERS[sampler]

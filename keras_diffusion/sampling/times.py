@@ -56,7 +56,7 @@ def _own(times, start, num_steps):
     expected = f"spacing: expected times that fall from {start:g} to above 0"
     try:
         times = np.append(np.asarray(times, dtype=np.float64).ravel(), 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{expected}, got {shown(times)}") from None
     if times.size == 1:
         raise ValueError(f"{expected}, got none")
