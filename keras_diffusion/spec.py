@@ -158,7 +158,7 @@ def _check_sizes(spec):
     classes = spec.num_classes
     _expect(0 <= classes <= MAX_CLASSES, "num_classes", f"0..{MAX_CLASSES}", classes)
     named = len(spec.class_names)
-    _expect(named in (0, classes), "class_names", f"{classes} names", f"{named}")
+    _expect(named in (0, classes), "class_names", f"{classes} names", named)
     table = spec.schedule.get("alpha")
     steps = len(table) - 1 if isinstance(table, list) else spec.schedule.get("num_train_steps", 1)
     good = isinstance(steps, int) and 1 <= steps <= MAX_TRAIN_STEPS

@@ -89,6 +89,11 @@ def test_it_goes_into_the_run_and_names_no_path_of_this_machine(run, main, monke
     assert sorted(os.listdir("run")) == ["export", "model.keras", "run.json"]
 
 
+def test_times_of_ones_own_become_the_default(run, main, monkeypatch):
+    call(main, monkeypatch, "run --spacing 30,9,2")
+    assert onnx_model.load("run/export/denoiser.onnx").spec.defaults["spacing"] == [30, 9, 2]
+
+
 REFUSED = {
     "no": "has no run.json",
     "stopped": "expected a finished run",

@@ -1,5 +1,7 @@
 """Whole files or none."""
 
+import os
+
 import pytest
 
 from keras_diffusion.files import replacing, replacing_folder
@@ -42,3 +44,30 @@ def test_an_empty_folder_is_nobodys(tmp_path):
         (tmp_path / "made").mkdir()
         (beside / "done").touch()
     assert (tmp_path / "made" / "done").exists()
+
+
+def test_the_old_folder_comes_back_where_the_new_one_can_not_take_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "made"
+    with replacing_folder(path, made="done") as beside:
+        (beside / "done").write_text("old")
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(path, made="done") as beside:
+        (beside / "done").write_text("new")
+    assert (path / "done").read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_link_stands_for_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with replacing_folder(tmp_path / "link", made="done") as beside:
+        (beside / "done").write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "done").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2

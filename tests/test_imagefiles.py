@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_diffusion import imagefiles
+from keras_diffusion.errors import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -80,3 +81,21 @@ def test_grid():
     assert rows[..., 0, 0, 0].tolist() == [[0, 1], [2, 3], [4, 5]] and names == ["c", "a", "b"]
     rows, names = imagefiles.grid(np.ones((12, 1, 1, 1)), np.zeros(12, int), [])
     assert rows.shape[:2] == (2, 10) and names is None and rows.sum() == 12
+
+
+@pytest.mark.parametrize(
+    ("suffix", "count", "shape", "expected"),
+    [
+        (".png", 4, (8, 8, 2), "expected .npy for images of 2 channels"),
+        (".gif", 4, (8, 8, 4), "expected .npy for images of 4 channels"),
+        (".gif", 40_000, (8, 8, 1), "at most 65535 pixels a side"),
+    ],
+)
+def test_what_makes_no_picture(suffix, count, shape, expected):
+    with pytest.raises(UserError, match=expected):
+        imagefiles.check(suffix, count, shape, columns=10)
+
+
+def test_what_just_makes_one():
+    imagefiles.check(".gif", 3640 * 10, (8, 8, 1), columns=10)  # 3640 rows of 18 pixels, and 2
+    imagefiles.check(".png", 10**6, (8, 8, 3), columns=10)

@@ -1,12 +1,15 @@
 """Exported files in onnxruntime: drawing, what is refused, and the commands around them."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line
 from PIL import Image
@@ -103,6 +106,56 @@ def test_parts_are_the_whole(opened, monkeypatch):
     assert (np.concatenate(parts) == whole).all()
 
 
+def test_a_part_may_be_empty(opened):
+    assert opened.sample([0], shard=(1, 2)).shape == (0, *IMAGE_SHAPE)
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1.5, 2), (1, 0)])
+def test_parts_that_are_none(opened, shard):
+    with pytest.raises(ValueError, match="shard: expected"):
+        opened.sample(LABELS, shard=shard)
+
+
+def test_images_of_no_class(opened, model):
+    expected = model.sample(num_images=3, seed=2, **DEFAULT)
+    assert np.abs(opened.sample(num_images=3, seed=2) - expected).max() < 1e-4
+
+
+def test_cuda_that_does_not_start_is_said(folder, monkeypatch):
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="expected CUDA to start"):
+        onnx_model.load(folder / "denoiser.onnx", provider="cuda")
+
+
+def test_without_cuda_it_is_said(folder):
+    with pytest.raises(UserError, match="expected an onnxruntime with CUDA"):
+        onnx_model.load(folder / "denoiser.onnx", provider="cuda")
+
+
+def test_what_onnxruntime_can_not_run_is_one_line(folder):
+    opened = onnx_model.load(folder / "denoiser.onnx")
+    with pytest.raises(UserError) as error:
+        opened.network(
+            np.ones((1, 4, 4, 1), np.float32), np.ones(1, np.float32), np.ones(1, np.int32)
+        )
+    assert "could not run the model" in one_line(error)
+
+
+def test_a_default_that_is_a_list_of_times(folder, model, tmp_path):
+    defaults = {"sampler": "ddim", "spacing": [50, 20, 3]}
+    rewrite(folder / "denoiser.onnx", tmp_path / "a.onnx", defaults=defaults)
+    opened = onnx_model.load(tmp_path / "a.onnx")
+    for asked in (
+        {},
+        {"num_steps": 5},
+        {"strength": 0.5, "start_from": np.ones(IMAGE_SHAPE, np.float32)},
+    ):
+        usual = {"spacing": [50, 20, 3]} if not asked else {}
+        expected = model.sample(LABELS, sampler="ddim", guidance_scale=1.0, **usual, **asked)
+        assert np.abs(opened.sample(LABELS, **asked) - expected).max() < 1e-4
+
+
 def test_images_go_where_they_are_told(opened):
     made = []
 
@@ -142,9 +195,11 @@ def with_metadata(folder, path, **metadata):
     onnx.save(model, path)
 
 
-def newer(folder, path):
-    spec = json.loads(onnx_model.load(folder / "denoiser.onnx").spec.to_json())
-    with_metadata(folder, path, **{specs.KEY: json.dumps(spec | {"format": 2})})
+def rewrite(file, path, **changes):
+    model = onnx.load(file)
+    spec = json.loads(onnx_model.load(file).spec.to_json())
+    onnx.helper.set_model_props(model, {specs.KEY: json.dumps(spec | changes)})
+    onnx.save(model, path)
 
 
 FOREIGN = {
@@ -161,7 +216,18 @@ FOREIGN = {
         lambda folder, path: with_metadata(folder, path, keras_diffusion='{"a": 1}'),
         "format: expected 1",
     ),
-    "newer": (newer, "a newer keras-diffusion wrote it"),
+    "newer": (
+        lambda folder, path: rewrite(folder / "denoiser.onnx", path, format=2),
+        "a newer keras-diffusion wrote it",
+    ),
+    "another kind": (
+        lambda folder, path: rewrite(folder / "sampler.onnx", path, kind="denoiser"),
+        "expected the graph of a denoiser of images (8, 8, 1), got another",
+    ),
+    "another shape": (
+        lambda folder, path: rewrite(folder / "denoiser.onnx", path, image_shape=[8, 12, 1]),
+        "expected the graph of a denoiser of images (8, 12, 1), got another",
+    ),
     "with noise": (
         lambda folder, path: path.write_bytes((folder / "sampler_noise.onnx").read_bytes()),
         "expected a denoiser.onnx or sampler.onnx, got a sampler_noise.onnx",
@@ -244,6 +310,10 @@ REFUSED = {
     "another kind of file": (["--out", "a.jpg"], "expected a name ending in .png"),
     "an image that isn't there": (["--start-from", "no.png"], "no.png"),
     "kept pixels of nothing": (["--strength", "0.5"], "expected start_from as well"),
+    "a .gif too large": (["--per-label", "4000", "--out", "a.gif"], "65535 pixels a side"),
+    "too many": (["--per-label", "99999999999"], "1..10000000"),
+    "a name too long": (["--out", f"{'a' * 252}.png", "--steps", "1"], "File name too long"),
+    "too much guidance": (["--guidance", "1e39"], "guidance_scale: expected a number"),
     "guidance": (["--guidance", "nan"], "expected a number"),
     "seed": (["--seed", "-1"], "0..9223372036854775807"),
     "unknown": (["--nothing"], "unrecognized arguments"),
@@ -261,6 +331,19 @@ def test_one_line_and_status_2(folder, tmp_path, monkeypatch, capsys, name):
     assert stop.value.code == 2 and out == ""
     assert err.count("\n") == 1 and expected in err, err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch, capsys):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    (tmp_path / "a.npy").symlink_to("/dev/full")
+    asked = ["sample.py", str(folder / "denoiser.onnx"), "--per-label", "200", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--out", str(tmp_path / "a.npy")])
+    monkeypatch.setattr(command, "replacing", lambda path: contextlib.nullcontext(Path(path)))
+    with pytest.raises(SystemExit) as stop:
+        cli.run(command.main)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1 and "No space left" in err, err
 
 
 def test_nothing_half_written(folder, tmp_path, monkeypatch):

@@ -82,7 +82,14 @@ def test_of_kind():
         ({"schedule": {"name": "linear", "num_train_steps": 3, "x": 1}}, "unexpected keyword"),
         ({"schedule": "linear"}, "schedule: expected a dict"),
         ({"defaults": {"strength": 0.5}}, "defaults: expected some of"),
-        ({"something": 1}, "spec: expected no other fields, got something"),
+        ({"defaults": {"sampler": ["a"]}}, "defaults: sampler"),
+        ({"defaults": {"num_steps": "3"}}, "defaults: num_steps"),
+        ({"defaults": {"guidance_scale": True}}, "defaults: guidance_scale"),
+        ({"defaults": {"spacing": [3, "a"]}}, "defaults: spacing"),
+        ({"class_names": ["a", None, "c"]}, "class_names: expected texts"),
+        ({"training": {"loss": float("nan")}}, "expected finite numbers, got NaN"),
+        ({"schedule": {"name": "table", "alpha": [1], "sigma": [0]}}, "schedule: expected 1.."),
+        ({"something": 1}, "spec: expected no other fields, got 'something'"),
     ],
 )
 def test_what_is_refused(changes, expected):
@@ -91,13 +98,24 @@ def test_what_is_refused(changes, expected):
     assert expected in one_line(error) and "a.onnx" in one_line(error)
 
 
+def test_messages_have_no_control_characters():
+    with pytest.raises(UserError) as error:
+        read(**{"\x1b[31mred": 1})
+    assert "\x1b" not in one_line(error) and "[31mred" in one_line(error)
+
+
+def test_a_denoisers_schedule_is_a_spec():
+    spec = dataclasses.replace(SPEC, schedule=schedules.denoiser_schedule(0.5).to_config())
+    assert spec.make_schedule().num_train_steps == 1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (None, "without its spec"),
         ("", "without its spec"),
         ("{", "can't be read"),
-        ("[1]", "expected a JSON object, got list"),
+        ("[1]", "expected a JSON object, got 'list'"),
         ("{}", "format: expected 1, got None"),
         ('{"format": 1}', "can't be read"),
         ("[" * 100_000, "can't be read"),

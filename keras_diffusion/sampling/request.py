@@ -168,7 +168,7 @@ def _scales(scale, labels, num_classes):
     numbers = scale.shape in ((), (count,)) and scale.dtype.kind in "iuf"
     if not numbers or not (np.abs(scale) <= np.finfo(np.float32).max).all():
         raise ValueError(
-            f"guidance_scale: expected a finite number or {count} of them, got {shown(given)}"
+            f"guidance_scale: expected a number or {count} of them, got {shown(given)}"
         )
     # Without a class both branches are the same: off, or the second would be computed for nothing.
     return np.where(labels == num_classes, 1, scale).astype(np.float32)
