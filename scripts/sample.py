@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from keras_diffusion import cli, imagefiles, pictures, runs
+from keras_diffusion import cli, imagefiles, runs
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sampling import options as sampling_options
@@ -52,14 +52,7 @@ def main():
     cli.load_tensorflow()
     model = runs.load_sampler(run)
     labels = sampling_options.labels(options, model.num_classes)
-    asked = {
-        **sampling_options.plan_arguments(options),
-        **sampling_options.sample_arguments(options),
-    }
-    if options.start_from:
-        asked["start_from"] = pictures.read(options.start_from, model.image_shape)
-    if options.keep:
-        asked["keep"] = pictures.read(options.keep, model.image_shape) > 0.5
+    asked = sampling_options.arguments(options, model.image_shape)
     frames = Frames(labels.size) if options.out.lower().endswith(".gif") else None
     began = time.perf_counter()
     try:

@@ -32,15 +32,7 @@ def model():
 def folder(model, tmp_path_factory):
     """Files whose defaults aren't the program's: ddim with eta 0.5 in 4 steps, guidance 3 at small t."""
     folder = tmp_path_factory.mktemp("export") / "export"
-    defaults = {
-        "sampler": "ddim",
-        "eta": 0.5,
-        "num_steps": 4,
-        "spacing": "quadratic",
-        "guidance_scale": 3.0,
-        "guidance_interval": (0.0, 0.6),
-    }
-    convert.convert(model, folder, training={}, defaults=defaults, say=lambda line: None)
+    convert.convert(model, folder, training={}, defaults=DEFAULT, say=lambda line: None)
     return folder
 
 

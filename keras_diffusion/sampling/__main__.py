@@ -27,7 +27,7 @@ def parse(arguments):
     """The command line; None where an option wasn't given."""
     parser = cli.Parser(prog=cli.program(), description=__doc__)
     parser.add_argument("file", nargs="?", metavar="FILE.onnx", help="(the package's own model)")
-    options.add(parser)
+    options.add(parser, own=True)
     parser.add_argument("--out", default="digits.png", help=".png, .gif or .npy (digits.png)")
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="K/N", help="the K-th of N parts, as .npy"
@@ -60,8 +60,7 @@ def main():
     if suffix != ".npy":
         columns = (asked.per_label or 10) if model.spec.num_classes else min(10, labels.size)
         imagefiles.check(suffix, labels.size, model.spec.image_shape, columns=columns)
-    arguments = {**options.plan_arguments(asked), **options.sample_arguments(asked)}
-    arguments |= _files(asked, model.spec)
+    arguments = options.arguments(asked, model.spec.image_shape)
     began = time.perf_counter()
     try:
         count = _draw(model, labels, asked, suffix, arguments)
@@ -69,18 +68,6 @@ def main():
         raise UserError(str(error)) from None
     print(f"{count} images in {time.perf_counter() - began:.2f} s: {asked.out}")
     return 0
-
-
-def _files(asked, spec):
-    """Images that drawing starts from."""
-    from keras_diffusion import pictures
-
-    found = {}
-    if asked.start_from:
-        found["start_from"] = pictures.read(asked.start_from, spec.image_shape)
-    if asked.keep:
-        found["keep"] = pictures.read(asked.keep, spec.image_shape) > 0.5
-    return found
 
 
 def _draw(model, labels, asked, suffix, arguments):

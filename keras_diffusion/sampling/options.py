@@ -4,34 +4,42 @@ import argparse
 
 import numpy as np
 
-from keras_diffusion import cli
+from keras_diffusion import cli, pictures
 from keras_diffusion.errors import UserError
 from keras_diffusion.sampling.samplers import SAMPLERS
 from keras_diffusion.sampling.times import SPACINGS
 
 
-def add_defaults(parser):
-    """Adds the options that a model can have defaults for; one that isn't given is None."""
-    add = parser.add_argument
-    add("--sampler", choices=tuple(SAMPLERS), help="(ddpm)")
-    add("--steps", type=cli.integer(1), metavar="S", help="from T to 0 (20)")
-    add(
-        "--spacing",
-        type=_spacing,
-        help=f"{', '.join(SPACINGS)} or times like 300,120,40 (the sampler's)",
-    )
-    add("--eta", type=cli.number(0, 1), help="of ddim: 0 adds no noise, 1 as much as ddpm (0)")
-    add("--variance", choices=("beta_tilde", "beta"), help="of ddpm (beta_tilde)")
-    add("--guidance", type=cli.number(), metavar="SCALE", help="1 is off (5)")
-    add("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="of t/T (0,1)")
+def add_defaults(parser, *, own=False):
+    """Adds the options that a model can have defaults for; one that isn't given is None.
+
+    Args:
+        parser: `argparse.ArgumentParser`.
+        own: whether what isn't given is the model's own default.
+    """
+
+    def add(name, help, usual, **options):
+        default = "the model's" if own else usual
+        parser.add_argument(name, help=f"{help} ({default})", **options)
+
+    flow = "ddpm; euler for flows"
+    add("--sampler", ", ".join(SAMPLERS), flow, choices=tuple(SAMPLERS), metavar="NAME")
+    add("--steps", "from T to 0", "20", type=cli.integer(1), metavar="S")
+    spacings = f"{', '.join(SPACINGS)} or times like 300,120,40"
+    add("--spacing", spacings, "uniform", type=_spacing, metavar="NAME")
+    add("--eta", "of ddim: 0 adds no noise, 1 as much as ddpm", "0", type=cli.number(0, 1))
+    variances = ("beta_tilde", "beta")
+    add("--variance", "of ddpm: beta_tilde, beta", "beta_tilde", choices=variances, metavar="NAME")
+    add("--guidance", "1 is off", "5 with classes", type=cli.number(), metavar="SCALE")
+    add("--guidance-interval", "of t/T", "0,1", type=_interval, metavar="LOW,HIGH")
 
 
-def add(parser):
-    """Adds all the options; one that isn't given is None."""
+def add(parser, *, own=False):
+    """Adds all the options, as `add_defaults` does."""
     add = parser.add_argument
     add("--labels", type=_integers, metavar="0,1,2", help="classes, a row each (all)")
     add("--per-label", type=cli.integer(1, 10**7), metavar="N", help="images of each class (10)")
-    add_defaults(parser)
+    add_defaults(parser, own=own)
     add("--guidance-rescale", type=cli.number(0, 1), metavar="SHARE", help="of the spread (0)")
     add("--no-clip", action="store_const", const=False, dest="clip", help="estimates of x0")
     add("--seed", type=cli.integer(0, 2**63 - 1), help="(0)")
@@ -48,18 +56,23 @@ def default_arguments(options):
     return _given(options, given, names)
 
 
-def plan_arguments(options):
-    """What `sampling.plan` is asked, of the options that were given."""
-    names = {"steps": "num_steps"}
-    given = ("sampler", "steps", "spacing", "strength", "eta", "variance")
-    return _given(options, given, names)
+def arguments(options, image_shape):
+    """What `sample` is asked, of the options that were given; labels aside. Reads the images that drawing starts from.
 
-
-def sample_arguments(options):
-    """What `sample` is asked, of the options that were given; labels and files aside."""
-    names = {"guidance": "guidance_scale"}
-    given = ("guidance", "guidance_interval", "guidance_rescale", "clip", "seed", "to_seed")
-    return _given(options, given, names)
+    Raises:
+        UserError: where such a file isn't an image of this shape.
+    """
+    names = {"steps": "num_steps", "guidance": "guidance_scale"}
+    given = (
+        *("sampler", "steps", "spacing", "strength", "eta", "variance", "clip"),
+        *("guidance", "guidance_interval", "guidance_rescale", "seed", "to_seed"),
+    )
+    asked = _given(options, given, names)
+    if options.start_from:
+        asked["start_from"] = pictures.read(options.start_from, image_shape)
+    if options.keep:
+        asked["keep"] = pictures.read(options.keep, image_shape) > 0.5
+    return asked
 
 
 def labels(options, num_classes):
