@@ -1,5 +1,7 @@
 """Reads the images that drawing can start from. PIL is loaded only for a picture."""
 
+import importlib.util
+import os
 import pathlib
 
 import numpy as np
@@ -25,6 +27,12 @@ def read(path, image_shape):
     path, wanted = pathlib.Path(path), "x".join(map(str, image_shape))
     if path.suffix.lower() not in (".png", ".npy"):
         raise UserError(f"expected an image as .png or .npy, got {path.name!r}")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: expected a {path.suffix} that can be read, got none")
+    if path.suffix.lower() == ".png" and importlib.util.find_spec("PIL") is None:
+        raise UserError(
+            f"{path}: expected Pillow to read a .png with, found none: pip install pillow, or give a .npy"
+        )
     try:
         image = _read_png(path, image_shape) if path.suffix.lower() == ".png" else _read_npy(path)
     except Exception as error:  # damage shows in too many ways to list

@@ -1,6 +1,7 @@
 """Exported files in onnxruntime: drawing, what is refused, and the commands around them."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -177,6 +178,11 @@ def test_a_fixed_graph_can_not(folder, asked):
     assert f"{next(iter(asked))}: expected none with a sampler.onnx" in one_line(error)
 
 
+def test_arguments_that_are_none(opened):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        opened.sample(LABELS, foo=1)
+
+
 # --- Files that aren't ours
 
 
@@ -196,7 +202,7 @@ def rewrite(file, path, **changes):
 
 FOREIGN = {
     "none": (lambda folder, path: None, "expected an ONNX file, found none"),
-    "folder": (lambda folder, path: path.mkdir(), "expected an ONNX file, found none"),
+    "folder": (lambda folder, path: path.mkdir(), "found a folder; name a file in it"),
     "text": (lambda folder, path: path.write_text("no"), "that onnxruntime can load"),
     "empty": (lambda folder, path: path.write_bytes(b""), "got"),
     "cut": (
@@ -275,6 +281,28 @@ def test_npy_and_its_parts(folder, tmp_path, monkeypatch):
     expected = onnx_model.load(folder / "denoiser.onnx").sample(labels, seed=3)
     assert (whole == expected).all()
     assert (np.concatenate([np.load(tmp_path / f"{k}.npy") for k in (1, 2, 3, 4)]) == whole).all()
+
+
+def test_a_sampler_makes_no_animation(folder, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="expected .png or .npy with a sampler.onnx, got .gif"):
+        draw(monkeypatch, folder / "sampler.onnx", "--out", tmp_path / "a.gif")
+
+
+def test_a_png_to_start_from_takes_pillow(folder, tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "PIL" else find(name)
+    )
+    with pytest.raises(UserError, match="pip install pillow, or give a .npy"):
+        draw(
+            monkeypatch,
+            folder / "denoiser.onnx",
+            "--start-from",
+            tmp_path / "a.png",
+            "--out",
+            tmp_path / "b.png",
+        )
 
 
 def test_gif_ends_with_the_last_estimate(folder, tmp_path, monkeypatch):

@@ -56,6 +56,10 @@ def main():
         raise UserError(f"--out: expected a .npy with --shard, got {asked.out!r}")
     cli.need("onnxruntime", extra="onnx")
     model = onnx_model.load(asked.file, threads=asked.threads, provider=asked.provider)
+    if suffix == ".gif" and not isinstance(model, onnx_model.Denoiser):
+        raise UserError(
+            "--out: expected .png or .npy with a sampler.onnx, got .gif; use the denoiser.onnx"
+        )
     labels = options.labels(asked, model.spec.num_classes)
     if suffix != ".npy":
         columns = (asked.per_label or 10) if model.spec.num_classes else min(10, labels.size)

@@ -58,7 +58,8 @@ def _check_graph(exported, path):
 def session(path, threads, provider):
     """onnxruntime's session of a file; a UserError, as `load` says, where there is none to be had."""
     if not os.path.isfile(path):
-        raise UserError(f"{path}: expected an ONNX file, found none")
+        found = "a folder; name a file in it" if os.path.isdir(path) else "none"
+        raise UserError(f"{path}: expected an ONNX file, found {found}")
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
@@ -254,12 +255,20 @@ class Sampler(_Exported):
         return images
 
 
-_FIXED = {"strength": 1.0, "guidance_rescale": 0.0, "clip": True, "progress": False}
+_FIXED = {
+    "strength": 1.0,
+    "guidance_rescale": 0.0,
+    "clip": True,
+    "progress": False,
+    **dict.fromkeys(("start_from", "keep", "to_seed", "fraction", "callback")),
+}
 
 
 def _refuse(others):
     for name, value in others.items():
-        if value is not None and not (name in _FIXED and value == _FIXED[name]):
+        if name not in _FIXED:
+            raise TypeError(f"sample() got an unexpected keyword argument {name!r}")
+        if value is not None and (_FIXED[name] is None or value != _FIXED[name]):
             raise UserError(
                 f"{name}: expected none with a sampler.onnx, got one; use the denoiser.onnx"
             )
