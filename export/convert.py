@@ -13,7 +13,7 @@ import sys
 from keras_diffusion import cli, runs
 from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import options as sampling_options
-from keras_diffusion.spec import PRECISIONS
+from keras_diffusion.spec import ALSO
 
 
 def parse(arguments):
@@ -34,9 +34,9 @@ def parse(arguments):
 
 def _also(text):
     names = tuple(dict.fromkeys(text.split(",")))
-    if not set(names) <= {*PRECISIONS[1:], "tflite"}:
+    if not set(names) <= set(ALSO):
         raise argparse.ArgumentTypeError(
-            f"expected {', '.join(PRECISIONS[1:])}, tflite with commas between them, got {text!r}"
+            f"expected {', '.join(ALSO)} with commas between them, got {text!r}"
         )
     return names
 

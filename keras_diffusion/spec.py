@@ -14,6 +14,7 @@ KEY = "keras_diffusion"  # of the metadata of an ONNX file
 FORMAT = 1
 KINDS = ("denoiser", "sampler", "sampler_noise")
 PRECISIONS = ("float32", "float16", "int8")
+ALSO = (*PRECISIONS[1:], "tflite")  # what a run is exported to on request
 GUIDANCE = "uncond + scale*(cond - uncond); 1 is off"
 
 

@@ -17,7 +17,6 @@ from keras_diffusion.sampling import guidance, onnx_model, portable, samplers
 from keras_diffusion.sampling.times import NUM_STEPS
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "tf2onnx", "onnxruntime")
-ALSO = (*specs.PRECISIONS[1:], "tflite")
 # What smaller weights may change, as mean absolute differences of pixels in [0, 1].
 MEAN_TOLERANCE = 0.005
 WORST_TOLERANCE = 0.05
@@ -33,7 +32,7 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
         training: dict, what the run says of itself, for the spec.
         class_names: K of them.
         defaults: dict of arguments of `sample` that hold where none is given; None takes `default_sampling`.
-        also: of `ALSO`: "float16" and "int8", ONNX files with smaller weights; "tflite", one call of the network.
+        also: of `spec.ALSO`: "float16" and "int8", ONNX files with smaller weights; "tflite", one call of the network.
         say: function of a line.
 
     Returns:

@@ -71,22 +71,12 @@ def to_onnx(network, specs):
 @contextlib.contextmanager
 def _quiet():
     """tf2onnx logs what it can't convert, writes the file all the same and goes on; we look ourselves."""
-    logger = logging.getLogger("tf2onnx")
-    before, logger.disabled = logger.level, True
-    children = [
-        logging.getLogger(name)
-        for name in logging.root.manager.loggerDict
-        if name.startswith("tf2onnx")
-    ]
-    levels = [child.level for child in children]
-    for child in children:
-        child.setLevel(logging.CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.level, logger.disabled = before, False
-        for child, level in zip(children, levels, strict=True):
-            child.setLevel(level)
+        logging.disable(before)
 
 
 def _check_operations(converted):
