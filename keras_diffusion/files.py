@@ -20,6 +20,20 @@ def replacing(path):
         beside.unlink(missing_ok=True)
 
 
+def check_replaceable(path, *, made):
+    """Whether a folder is new, empty or ours to replace.
+
+    Raises:
+        UserError: where `path` is there and lacks the file `made`, which every folder of ours has.
+    """
+    path = pathlib.Path(path)
+    theirs = not path.is_dir() or (not (path / made).is_file() and any(path.iterdir()))
+    if path.exists() and theirs:
+        raise UserError(
+            f"{path}: expected a new folder, or one with {made} in it to replace, got something else"
+        )
+
+
 @contextlib.contextmanager
 def replacing_folder(path, *, made):
     """A folder beside `path` to fill; it takes the place of `path` when the block ends well, else it is removed.
@@ -32,11 +46,7 @@ def replacing_folder(path, *, made):
         UserError: where `path` is there and somebody else's, or can't be written.
     """
     path = pathlib.Path(path).resolve()  # of a link, what it stands for is replaced
-    theirs = not path.is_dir() or (not (path / made).is_file() and any(path.iterdir()))
-    if path.exists() and theirs:
-        raise UserError(
-            f"{path}: expected a new folder, or one with {made} in it to replace, got something else"
-        )
+    check_replaceable(path, made=made)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     before = path.with_name(f".{path.name}.{os.getpid()}.before")
     try:

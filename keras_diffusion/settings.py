@@ -1,6 +1,8 @@
 """What a run was asked to do: the recipe's values with the user's in their place."""
 
 import dataclasses
+import os
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,8 @@ from keras_diffusion.errors import UserError
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
 EMA_DECAY = {"default": 0.999, "course": None}
+_CHOICES = {"recipe": tuple(EMA_DECAY), "xla": XLA, "precision": PRECISIONS}
+_LOWEST = {"width": 1, "epochs": 0, "batch_size": 1, "limit": 1, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,17 @@ class Settings:
         flow = "" if self.edition == "ddpm" else f"-{self.edition}"
         return f"runs/part-{self.course.parts[0]}{flow}"
 
+    def command(self, folder):
+        """The command line that makes a run with these settings in a folder."""
+        recipe, words = self.course, ["python", "scripts/fit.py", "--part", self.part]
+        for field in dataclasses.fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != getattr(recipe, field.name, field.default):
+                words += [f"--{field.name.replace('_', '-')}", str(value)]
+        if os.path.normpath(folder) != self.folder:
+            words += ["--out", str(folder)]
+        return shlex.join(words)
+
 
 def resolve(given, before=None):
     """Settings from what the user gave, an earlier run's settings, and the recipe, in this order.
@@ -80,11 +95,16 @@ def resolve(given, before=None):
 
 
 def _check_fields(before):
-    """Whether an earlier run's settings are settings: the fields of `Settings`, each of its type."""
+    """Whether an earlier run's settings are settings: the fields of `Settings`, each of its type and in its range."""
     for field in dataclasses.fields(Settings):
         value = before.get(field.name)
         kind: Any = field.type
-        if not isinstance(value, kind) or isinstance(value, bool):
+        good = isinstance(value, kind) and not isinstance(value, bool)
+        if good and field.name in _CHOICES:
+            good = value in _CHOICES[field.name]
+        if good and value is not None and field.name in _LOWEST:
+            good = value >= _LOWEST[field.name]
+        if not good:
             raise UserError(f"run.json: expected {field.name!r} among the settings, got {value!r}")
     unknown = set(before) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
@@ -108,3 +128,14 @@ def _checked_against(given, before):
 def to_json(settings):
     """Settings as a dict."""
     return dataclasses.asdict(settings)
+
+
+def from_json(fields):
+    """Settings of a dict that `to_json` made.
+
+    Raises:
+        UserError: where a field is missing, unknown or of another type, or the part doesn't exist.
+    """
+    _check_fields(fields)
+    course.recipe_of(fields["part"], edition=fields["edition"])
+    return Settings(**fields)

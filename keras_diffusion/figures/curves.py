@@ -1,7 +1,12 @@
 """Loss curves."""
 
+import io
+from itertools import cycle
+
+import matplotlib
 import numpy as np
 from matplotlib import ticker
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from keras_diffusion.figures import style
@@ -39,6 +44,40 @@ def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None):
         figure.legend(loc="outside lower center", ncols=2, fontsize=9.5, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         style.save_figure(path, figure)
+
+
+def loss_curves(curves):
+    """Running means of several runs' losses in one picture, on a ground that may be light or dark.
+
+    Args:
+        curves: list of (x, losses, label): the training images seen [N], rising, the losses [N], N >= 1, and a name.
+
+    Returns:
+        SVG, as bytes; the same input gives the same bytes.
+
+    Raises:
+        ValueError: x and losses that are not vectors of one length N >= 1.
+    """
+    with style.defaults():
+        matplotlib.rcParams["svg.hashsalt"] = "keras-diffusion"
+        figure = Figure(figsize=(8, 4), layout="constrained", facecolor="none")
+        axes = figure.add_subplot(xlabel="training images seen", ylabel="loss, running mean")
+        means = []
+        for (x, losses, label), colour in zip(curves, cycle(style.ON_ANY), strict=False):
+            x, losses = _checked(x, losses)
+            window = min(losses.size // 40, 500) | 1
+            means.append(_running_mean(losses, window)[:: max(losses.size // 500, 1)])
+            axes.plot(
+                x[:: max(losses.size // 500, 1)], means[-1], color=colour, lw=1.8, label=label
+            )
+        every = np.concatenate(means)
+        _scale_losses(axes, every[np.isfinite(every)])
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        style.for_any_ground(axes)
+        figure.legend(loc="outside upper left", ncols=1, frameon=False, labelcolor=style.MIDDLE)
+        file = io.BytesIO()
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+    return file.getvalue()
 
 
 def _checked(steps, losses):

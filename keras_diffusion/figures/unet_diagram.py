@@ -166,9 +166,11 @@ def _box_width(stage):
 def _draw_box(axes, box, stage):
     vector, merges = len(stage.shape) == 1, len(stage.inputs) > 1
     fill = "#fdeadb" if vector else "#fdf3d0" if merges else "#e3edf9"
-    colours = {"fc": fill if stage.inputs else "white", "ec": ORANGE if vector else BLUE}
+    inside, edge = fill if stage.inputs else "white", ORANGE if vector else BLUE
     corner, outline = (box.x, box.y - _HIGH / 2), "round,pad=0,rounding_size=0.05"
-    axes.add_patch(FancyBboxPatch(corner, box.width, _HIGH, boxstyle=outline, lw=1, **colours))
+    axes.add_patch(
+        FancyBboxPatch(corner, box.width, _HIGH, boxstyle=outline, lw=1, fc=inside, ec=edge)
+    )
     text = {"va": "center_baseline", "zorder": 5}
     axes.text(box.x + 0.09, box.y, stage.operation, fontsize=9.5, color=INK, **text)
     x = box.x + box.width - 0.09
