@@ -3,7 +3,7 @@
     python export/convert.py runs/part-2.5 [--to DIR] [--also float16,int8,tflite]
 
 Writes DIR/saved_model/, denoiser.onnx, sampler.onnx, sampler_noise.onnx and parity.json (how far each is from the Keras model), all of
-them or none. --sampler, --steps and so on become the file's defaults.
+them or none. --sampler, --steps and so on become the file's defaults; --best takes them from a sweep.
 """
 
 import argparse
@@ -29,7 +29,17 @@ def parse(arguments):
         help="ONNX files with smaller weights; one call of the network for TensorFlow Lite",
     )
     sampling_options.add_defaults(parser)
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--best", metavar="SWEEP", help="take the defaults from this sweep of evaluate.py"
+    )
+    parser.add_argument(
+        "--calls", type=cli.integer(1), metavar="N", help="--best within N network calls (10)"
+    )
+    options = parser.parse_args(arguments)
+    if options.calls and not options.best:
+        parser.error("--calls: expected with --best, got it alone")
+    options.calls = options.calls or 10
+    return options
 
 
 def _also(text):
@@ -55,6 +65,18 @@ def describe(record):
     }
 
 
+def best_way(options, model):
+    """The defaults that a sweep of this model found best."""
+    cli.need("scipy", "sklearn", "matplotlib", extra="evaluate")
+    from keras_diffusion import spec
+    from keras_diffusion.evaluation import sweep
+
+    weights = spec.weights_sha256(model.sampling_network.get_weights())
+    way = sweep.best_of_file(options.best, calls=options.calls, weights=weights)
+    print(f"defaults, the best in {options.calls} calls: {way}")
+    return way
+
+
 def main():
     options = parse(sys.argv[1:])
     run, record = runs.finished(options.run)
@@ -66,6 +88,8 @@ def main():
 
     model = runs.load_sampler(run)
     given = sampling_options.default_arguments(options)
+    if options.best:
+        given = {**best_way(options, model), **given}
     folder = pathlib.Path(options.to or run.folder / "export")
     try:
         certificate = convert.convert(

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DiffusionModel": "training",
+    "GuidanceDoctor": "callbacks",
     "unet": "nn",
     "Schedule": "schedules",
     "linear_schedule": "schedules",

@@ -1,6 +1,7 @@
 """Callbacks for `model.fit` on a `DiffusionModel`: metrics, checkpoints, progress, time, a clean stop."""
 
 import csv
+import dataclasses
 import os
 import signal
 import statistics
@@ -8,10 +9,13 @@ import sys
 import time
 
 import keras
+import numpy as np
 from tqdm import tqdm
 
 from keras_diffusion import runs
+from keras_diffusion.evaluation import doctor
 from keras_diffusion.files import replacing
+from keras_diffusion.text import duration
 
 
 class MetricsCSV(keras.callbacks.Callback):
@@ -156,18 +160,12 @@ class TimeEstimate(keras.callbacks.Callback):
 def time_advice(seconds_per_step, steps, drawing, width, has_gpu):
     """The line that `TimeEstimate` says. The time of a step grows with about the 1.8th power of the width."""
     total = seconds_per_step * (steps + drawing)
-    line = f"{steps} steps of {seconds_per_step:.2f} s, and the figures: about {_duration(total)} at width {width} on this machine"
+    line = f"{steps} steps of {seconds_per_step:.2f} s, and the figures: about {duration(total)} at width {width} on this machine"
     for smaller in (64, 48, 32, 24, 16):
         shorter = total * (smaller / width) ** 1.8
         if total > 3600 and not has_gpu and smaller < width and shorter < 1800:
-            return f"{line}; --width {smaller} would take about {_duration(shorter)}"
+            return f"{line}; --width {smaller} would take about {duration(shorter)}"
     return line
-
-
-def _duration(seconds):
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class CleanStop(keras.callbacks.Callback):
@@ -211,3 +209,71 @@ class AfterEpochs(keras.callbacks.Callback):
         done = int(self.model.step.numpy())
         if done % self.steps_per_epoch == 0:
             self.finish(done // self.steps_per_epoch)
+
+
+class GuidanceDoctor(keras.callbacks.Callback):
+    """Watches a class-conditional `DiffusionModel` in training: says in words when its class is ignored, when guidance makes all images of a
+    class alike, or when the loss sits at the plateau of a network that can't put out negative numbers.
+
+    Looks at the network that samples, after each epoch, and changes nothing: no draw of training depends on it.
+
+    Args:
+        images: float32 [N, H, W, C] in [0, 1], real ones, some of each class; N of 50 is plenty.
+        labels: int [N].
+        judge: callable (images) -> (logits, features), as `evaluation.judge.Judge`, or None: class accuracy isn't watched.
+        guidance_scale: of the samples.
+        num_steps: of the samples; 0 draws none.
+        every: epochs from one look to the next.
+        say: function of a line.
+
+    Attributes:
+        found: the last `evaluation.doctor.Examination`, None before the first.
+
+    Example:
+        >>> model.fit(images, labels, epochs=5, callbacks=[kd.GuidanceDoctor(images[:50], labels[:50])])
+    """
+
+    def __init__(
+        self, images, labels, *, judge=None, guidance_scale=5.0, num_steps=5, every=1, say=print
+    ):
+        super().__init__()
+        self.images, self.labels = np.asarray(images, np.float32), np.asarray(labels, np.int64)
+        self.judge, self.guidance_scale, self.num_steps = judge, guidance_scale, num_steps
+        self.every, self.say = every, say
+        self.losses, self.found = [], None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.losses.append((logs or {}).get("loss", float("nan")))
+        if (epoch + 1) % self.every:
+            return
+        self.found = self.examine()
+        lines = doctor.warnings(self.found, scale=self.guidance_scale)
+        stuck = doctor.plateau(self.losses, self.found, self.model.prediction)
+        for line in [*lines, *([stuck] if stuck else [])]:
+            self.say(f"epoch {epoch + 1}: {line}")
+
+    def examine(self):
+        """An `evaluation.doctor.Examination` of the model as it is."""
+        model = self.model
+        found = doctor.examine(
+            lambda x, t, label: model.denoise(x, t, label).numpy(),
+            model.schedule,
+            model.prediction,
+            self.images,
+            self.labels,
+            null_label=model.num_classes,
+        )
+        if not self.num_steps:
+            return found
+        guided, unguided = (
+            model.sample(self.labels, num_steps=self.num_steps, guidance_scale=scale)
+            for scale in (self.guidance_scale, 1.0)
+        )
+        accuracy = None
+        if self.judge is not None:
+            accuracy = float(np.mean(self.judge(guided)[0].argmax(axis=1) == self.labels))
+        return dataclasses.replace(
+            found,
+            variety=doctor.variety(guided, unguided, self.labels),
+            accuracy=accuracy,
+        )

@@ -44,3 +44,19 @@ def to_x0(name, alpha, sigma):
     m, n = row(name, alpha, sigma)
     determinant = alpha * n - sigma * m
     return n / determinant, -sigma / determinant
+
+
+def min_snr_weight(name, alpha, sigma, *, gamma, minimum):
+    """The weight of the squared error of the output that makes min(SNR, gamma) the weight of x0's.
+
+    Args:
+        name: as in `row`.
+        alpha, sigma: the schedule at the times in question, sigma > 0.
+        gamma: bound of the weight; 5 in the paper.
+        minimum: function of (array, number), elementwise, of the framework in use.
+
+    Reference: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy".
+    """
+    m, n = row(name, alpha, sigma)
+    error = sigma / (alpha * n - sigma * m)  # of x0 by an error of the output, at the same xt
+    return minimum((alpha / sigma) ** 2, gamma) * error**2

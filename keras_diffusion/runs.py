@@ -184,5 +184,10 @@ def format_metrics(row):
         "step": row["step"],
         "loss": f"{row['loss']:.9g}",
         "learning_rate": f"{row['learning_rate']:.9g}",
-        "images_per_second": f"{row['images_per_second']:.1f}",
+        "images_per_second": _rate(row["images_per_second"]),
     }
+
+
+def _rate(value):
+    """With one decimal; a step that took longer than its images in seconds isn't 0."""
+    return f"{value:.1f}" if value >= 1 else f"{value:.3g}"

@@ -65,7 +65,10 @@ class Session:
         )
         try:
             self._finish_last_epoch(say)
-            self._fit([metrics, progress, self._estimate(say), checkpoints, finish, stop])
+            watching = [self._doctor(say)] if self.recipe.num_classes else []
+            self._fit(
+                [metrics, progress, self._estimate(say), checkpoints, *watching, finish, stop]
+            )
             if self.step < self.num_steps:
                 checkpoints.save()
         finally:
@@ -83,6 +86,13 @@ class Session:
             has_gpu=bool(tf.config.list_physical_devices("GPU")),
             say=say,
         )
+
+    def _doctor(self, say):
+        """Looks whether the class is listened to, on the first images of each class."""
+        labels = self.data.y_train
+        chosen = np.concatenate([np.flatnonzero(labels == k)[:5] for k in np.unique(labels)])
+        images = self.data.x_train[chosen].astype(np.float32) / 255
+        return callbacks.GuidanceDoctor(images, labels[chosen], num_steps=0, say=say)
 
     def _fit(self, chain):
         """The rest of an epoch that was begun, then whole epochs."""

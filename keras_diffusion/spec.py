@@ -1,5 +1,6 @@
 """What a trained model must remember to be sampled, as JSON: it travels inside every exported file."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -140,6 +141,15 @@ def from_json(text, *, where):
     except (TypeError, ValueError, KeyError, RecursionError, OverflowError) as error:
         raise UserError(f"{where}: the spec can't be read; {error}") from None
     return spec
+
+
+def weights_sha256(weights):
+    """SHA-256 over a network's weights: their shapes and float32 bytes, in its order."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(f"{weight.shape}\n".encode())
+        digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
+    return digest.hexdigest()
 
 
 def _check_format(found):

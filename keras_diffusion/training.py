@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_diffusion import compiled, predictions, schedules
+from keras_diffusion.errors import is_number
 from keras_diffusion.nn import OneHot
 from keras_diffusion.sampling import guidance, loop, request, samplers
 
@@ -29,6 +30,8 @@ class DiffusionModel(keras.Model):
             statistics of BatchNorm, and warms up: step k uses min(ema_decay, (1 + k)/(10 + k)).
         num_classes: K; None asks the network's `OneHot` layer. 0 without classes.
         seed: of every random draw of training.
+        min_snr: None weighs all times alike, as the course does; a number weighs the error of x0 by min(SNR, number).
+        stratified: whether the times of a batch are spread evenly over (0, T], each still uniform, for a calmer loss.
 
     Example:
         >>> model = DiffusionModel(unet(width=64, num_classes=10), linear_schedule(300))
@@ -36,7 +39,7 @@ class DiffusionModel(keras.Model):
         >>> model.fit(images, labels, batch_size=128, epochs=20)
         >>> model.sample(labels=[0, 1, 2], guidance_scale=5.0)
 
-    Reference: Ho et al. 2020; Ho & Salimans 2022.
+    Reference: Ho et al. 2020; Ho & Salimans 2022; Hang et al. 2023 (min_snr); Kingma et al. 2021 (stratified).
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class DiffusionModel(keras.Model):
         ema_decay=0.999,
         num_classes=None,
         seed=0,
+        min_snr=None,
+        stratified=False,
         **kwargs,
     ):
         kwargs.setdefault("dtype", network.dtype_policy)
@@ -61,6 +66,8 @@ class DiffusionModel(keras.Model):
         self.ema_decay = ema_decay
         self.num_classes = _count_classes(network) if num_classes is None else num_classes
         self.seed = seed
+        self.min_snr = min_snr
+        self.stratified = stratified
         self._check()
         self.ema_network = None
         if ema_decay is not None:
@@ -82,6 +89,8 @@ class DiffusionModel(keras.Model):
             raise ValueError(f"label_dropout: expected 0..1, got {self.label_dropout}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: expected None or 0 <= decay < 1, got {self.ema_decay}")
+        if self.min_snr is not None and not (is_number(self.min_snr) and self.min_snr > 0):
+            raise ValueError(f"min_snr: expected None or a positive number, got {self.min_snr!r}")
         if self.prediction == "eps" and self.schedule.alpha[-1] == 0:
             raise ValueError(
                 "prediction: 'eps' can't tell x0 where alpha = 0; use 'x0', 'v' or 'flow'"
@@ -136,19 +145,29 @@ class DiffusionModel(keras.Model):
         Returns:
             (xt [N, H, W, C], t/T [N], target [N, H, W, C]).
         """
-        count, steps = tf.shape(x0)[0], self.schedule.num_train_steps
         eps = tf.random.stateless_normal(tf.shape(x0), self._key(step, _EPS), alg="philox")
-        if self.schedule.continuous:
-            u = tf.random.stateless_uniform([count], self._key(step, _TIME), alg="philox")
-            t = steps * (1.0 - u)  # in (0, T]
-        else:
-            t = tf.random.stateless_uniform(
-                [count], self._key(step, _TIME), 1, steps + 1, tf.int32, alg="philox"
-            )
+        t = self._times(tf.shape(x0)[0], step)
         alpha, sigma = (_look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
         xt = alpha * x0 + sigma * eps
         target = predictions.target(self.prediction, alpha, sigma, x0=x0, eps=eps)
-        return xt, tf.cast(t, tf.float32) / steps, target
+        return xt, tf.cast(t, tf.float32) / self.schedule.num_train_steps, target
+
+    def _times(self, count, step):
+        """A time for each image [N]: float in (0, T] for a continuous schedule, else int in 1..T."""
+        steps, key = self.schedule.num_train_steps, self._key(step, _TIME)
+        if self.stratified:
+            first = tf.random.stateless_uniform([], key, alg="philox")
+            u = tf.math.floormod(
+                first + tf.range(count, dtype=tf.float32) / tf.cast(count, tf.float32), 1.0
+            )
+        elif self.schedule.continuous:
+            u = tf.random.stateless_uniform([count], key, alg="philox")
+        else:
+            return tf.random.stateless_uniform([count], key, 1, steps + 1, tf.int32, alg="philox")
+        t = steps * (1.0 - u)  # in (0, T]
+        if self.schedule.continuous:
+            return t
+        return tf.clip_by_value(tf.cast(tf.math.ceil(t), tf.int32), 1, steps)
 
     def _key(self, step, stream):
         return tf.stack([tf.constant(self.seed, tf.int64), step * _STREAMS + stream])
@@ -177,7 +196,18 @@ class DiffusionModel(keras.Model):
     def _loss(self, network, x0, label, *, step, training):
         xt, t, target = self.corrupt(x0, step=step)
         out = self.denoise(xt, t, label, network=network, training=training)
-        return tf.reduce_mean(tf.square(target - out))
+        return tf.reduce_mean(self._weight(t) * tf.square(target - out))
+
+    def _weight(self, t):
+        """The weight of the squared error at t/T [N]: [N, 1, 1, 1], or 1."""
+        if self.min_snr is None:
+            return 1.0
+        t = t * self.schedule.num_train_steps
+        t = t if self.schedule.continuous else tf.cast(tf.round(t), tf.int32)
+        alpha, sigma = (_look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
+        return predictions.min_snr_weight(
+            self.prediction, alpha, sigma, gamma=self.min_snr, minimum=tf.minimum
+        )
 
     def train_step(self, data):
         """One optimizer step on a batch: images float [N, H, W, C] in [0, 1], labels int [N]."""
@@ -309,6 +339,8 @@ class DiffusionModel(keras.Model):
             "ema_decay": self.ema_decay,
             "num_classes": self.num_classes,
             "seed": self.seed,
+            "min_snr": self.min_snr,
+            "stratified": self.stratified,
         }
 
     @classmethod

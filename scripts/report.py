@@ -17,8 +17,9 @@ import sys
 from keras_diffusion import cli
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import check_replaceable
-from keras_diffusion.report import plan, words
+from keras_diffusion.report import plan
 from keras_diffusion.report.found import find
+from keras_diffusion.text import count
 
 FIT = pathlib.Path(__file__).with_name("fit.py")
 
@@ -57,9 +58,9 @@ def train(options, folder):
     asked_for = [run for edition in plan.EDITIONS for run in plan.wanted(edition, **values)]
     found = find(folder)[0] if folder.is_dir() else []
     left = plan.outstanding(asked_for, found)
-    for count, (want, resume) in enumerate(left, 1):
+    for k, (want, resume) in enumerate(left, 1):
         command = want.asked.command(folder / want.name) + (" --resume" if resume else "")
-        print(f"run {count} of {len(left)}: {command}", flush=True)
+        print(f"run {k} of {len(left)}: {command}", flush=True)
         status = run_fit(shlex.split(command)[2:])
         if status == cli.INTERRUPTED:
             raise KeyboardInterrupt("stopped; the same command goes on")
@@ -81,17 +82,17 @@ def run_fit(arguments):
 def main():
     options = parse(sys.argv[1:])
     cli.need("jinja2", "latex2mathml", "matplotlib", extra="train")
-    check_replaceable(options.out, made="index.html")  # before hours of training
+    from keras_diffusion.report import page
+
+    check_replaceable(options.out, made=page.MADE)  # before hours of training
     folder = pathlib.Path(options.runs or ("runs/quick" if options.quick else "runs"))
     if options.quick or options.full:
         train(options, folder)
     found, unreadable = find(folder)
-    from keras_diffusion.report import page
-
     missing = page.write(
         found,
         unreadable,
-        options.out,
+        out=options.out,
         runs_folder=folder,
         author=options.author,
         single_file=options.single_file,
@@ -100,7 +101,7 @@ def main():
         print(f"left out: {name}: {reason}")
     for entry in missing:
         print(f"missing: {entry.what}: {entry.command}")
-    print(f"{words.count(len(found), 'run')}: {os.path.join(options.out, 'index.html')}")
+    print(f"{count(len(found), 'run')}: {os.path.join(options.out, 'index.html')}")
     return 0
 
 

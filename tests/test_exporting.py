@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 import keras_diffusion as kd
 from keras_diffusion import noise, sampling
+from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import (
     convert,
@@ -163,7 +164,7 @@ def test_spec_travels_inside(exported, model):
     spec = onnx_model.load(exported[0] / "sampler.onnx").spec
     assert (spec.kind, spec.num_classes, spec.class_names) == ("sampler", 3, ("a", "b", "c"))
     assert spec.schedule == model.schedule.to_config() and spec.training == {"part": "2.5"}
-    assert spec.weights_sha256 == convert.weights_sha256(model.sampling_network)
+    assert spec.weights_sha256 == specs.weights_sha256(model.sampling_network.get_weights())
     assert onnx_model.load(exported[0] / "denoiser.int8.onnx").spec.precision == "int8"
 
 

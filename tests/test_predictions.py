@@ -58,3 +58,27 @@ def test_unknown_name():
     with pytest.raises(ValueError, match="prediction: expected one of .* got 'score'") as error:
         predictions.target("score", 1.0, 1.0, x0=0.0, eps=0.0)
     one_line(error)
+
+
+@pytest.mark.parametrize("name", predictions.NAMES)
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weighs_the_error_of_x0(name, gamma):
+    alpha, sigma, x0, eps = draw()
+    xt = alpha * x0 + sigma * eps
+    out = predictions.target(name, alpha, sigma, x0=x0, eps=eps)
+    p, q = predictions.to_x0(name, alpha, sigma)
+    wrong = out + 0.01
+    weight = predictions.min_snr_weight(name, alpha, sigma, gamma=gamma, minimum=np.minimum)
+    expected = np.minimum((alpha / sigma) ** 2, gamma) * (p * xt + q * wrong - x0) ** 2
+    np.testing.assert_allclose(weight * (wrong - out) ** 2, expected, rtol=1e-6)
+
+
+def test_min_snr_is_the_papers():
+    angle = np.linspace(0.1, 1.4, 20)
+    alpha, sigma = np.cos(angle), np.sin(angle)
+    snr = (alpha / sigma) ** 2
+    papers = {"eps": np.minimum(snr, 5) / snr, "v": np.minimum(snr, 5) / (snr + 1)}
+    papers["x0"] = np.minimum(snr, 5)
+    for name, expected in papers.items():
+        weight = predictions.min_snr_weight(name, alpha, sigma, gamma=5, minimum=np.minimum)
+        np.testing.assert_allclose(weight, expected)

@@ -15,7 +15,7 @@ import pytest
 from conftest import one_line
 from PIL import Image
 
-from keras_diffusion import course, runs, settings
+from keras_diffusion import course, figures, predictions, runs, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.report import page, plan
 from keras_diffusion.report.cards import Cards
@@ -35,16 +35,19 @@ def script(name):
     return module
 
 
-def picture(path, *, level=0):
+def picture(path, *, size=(40, 20)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("L", (40, 20), level)
+    image = Image.new("L", size)
     if path.suffix == ".gif":
-        image.save(path, save_all=True, append_images=[Image.new("L", (40, 20), 255)])
+        image.save(path, save_all=True, append_images=[Image.new("L", size, 255)])
     else:
         image.save(path)
 
 
-def leave_run(folder, part, *, epochs=None, edition="ddpm", status="finished", width=32, **values):
+def leave_run(
+    folder, part, *, epochs=None, edition="ddpm", status="finished", width=32, data_name="some digits",
+    classes=None, size=(40, 20), **values,
+):  # fmt: skip
     """A run folder as fit.py leaves it, the losses falling from 1 to 1/step."""
     given = {"part": part, "edition": edition, "width": width, "batch_size": 128, **values}
     asked = settings.resolve(given | ({"epochs": epochs} if epochs else {}))
@@ -61,7 +64,7 @@ def leave_run(folder, part, *, epochs=None, edition="ddpm", status="finished", w
     shown |= {"noising": "1.2", "out_of_distribution": "1.2.2"}
     entries = []
     for file, epoch in names:
-        picture(folder / "figures" / file)
+        picture(folder / "figures" / file, size=size)
         stem = re.sub(r"(_epoch_\d+)?\.\w+$", "", file)
         part_of = shown.get(stem) or recipe.parts[of.get(stem, 0)]
         caption = f"{stem} of {folder.name}"
@@ -70,9 +73,11 @@ def leave_run(folder, part, *, epochs=None, edition="ddpm", status="finished", w
         )
     record = {
         "format": 1, "status": status, "settings": settings.to_json(asked), "figures": entries,
-        "data": {"name": "some digits", "train_count": IMAGES}, "parameters": 1234,
+        "data": {"name": data_name, "train_count": IMAGES}, "parameters": 1234,
         "sessions": [{"machine": {"cpus": 2, "gpus": 0}}],
     }  # fmt: skip
+    if classes:
+        record["data"]["class_names"] = classes
     (folder / "run.json").write_text(json.dumps(record))
     if recipe.epochs:
         write_metrics(folder, asked)
@@ -85,7 +90,8 @@ def write_metrics(folder, asked):
         writer = csv.writer(file)
         writer.writerow(runs.COLUMNS)
         for step in range(1, asked.epochs * per_epoch + 1):
-            writer.writerow([(step - 1) // per_epoch + 1, step, 1 / step, 1e-3, 50.0])
+            rate = 50.0 if step % per_epoch else 22.0  # the last batch is a short one
+            writer.writerow([(step - 1) // per_epoch + 1, step, 1 / step, 1e-3, rate])
 
 
 @pytest.fixture
@@ -105,8 +111,7 @@ def place(tmp_path):
 def made(place, **options):
     """(text of the page, what is missing)."""
     out = place.parent / "report"
-    found, unreadable = find(place)
-    missing = page.write(found, unreadable, out, runs_folder=place, **options)
+    missing = page.write(*find(place), out=out, runs_folder=place, **options)
     return (out / "index.html").read_text(encoding="utf-8"), missing
 
 
@@ -168,18 +173,92 @@ def test_settings_losses_and_commands_stand_in_the_section(place):
     text = html.unescape(section_of(made(place)[0], "2.5"))
     assert "D = 64, 20 epochs of 300 images of some digits in batches of 128" in text
     assert "seed 3" in text and "decay 0.999" in text
+    assert "Adam at 0.001, times 0.1^(1/20) after each epoch" in text
     command = f"python scripts/fit.py --part 2.5 --width 64 --seed 3 --out {place}/part-2.5"
     assert f"<code>{command}</code>" in text
-    assert re.search(r"course staff</dt><dd>0.030<", text)
+    assert re.search(r"course staff, 20 epochs</dt><dd>0.030<", text)
     assert re.search(r"most students</dt><dd>0.025–0.030<", text)
     run = read(place / "part-2.5")
     assert run.final_loss == pytest.approx(np.mean(1 / np.arange(58, 61)))  # the last epoch's 3
     assert f"final loss</dt><dd>{run.final_loss:#.3g}<" in text
 
 
+def test_other_peoples_losses_are_the_courses():
+    """As in the table of course.md."""
+    quoted = {
+        (recipe.parts[0], edition): (recipe.staff_loss, recipe.student_losses, recipe.epochs)
+        for edition, recipes in course.RECIPES.items()
+        for recipe in recipes
+        if recipe.staff_loss
+    }
+    assert quoted == {
+        ("1.2.1", "ddpm"): (0.0085, (0.008, 0.009), 5),
+        ("2.2", "ddpm"): (0.029, (0.026, 0.032), 20),
+        ("2.5", "ddpm"): (0.030, (0.025, 0.030), 20),
+        ("2.2", "flow"): (0.085, (), 10),
+        ("2.5", "flow"): (0.083, (0.093, 0.093), 10),
+    }
+
+
+def test_other_peoples_losses_do_not_stand_beside_other_data_or_unfinished_runs(tmp_path):
+    leave_run(tmp_path / "runs" / "part-2.5", "2.5", data_name="fashion", classes=["shoe"] * 10)
+    leave_run(tmp_path / "runs" / "part-2.2", "2.2", status="interrupted")
+    text, _ = made(tmp_path / "runs")
+    assert "course staff, 20" not in text and "0.030" not in text
+    assert "loss so far, 20 of 20 epochs done" in text
+    assert "DDPM, D = 32, 20 epochs, fashion" in text
+
+
+def test_digits_are_shown_before_other_data(place):
+    leave_run(place / "part-2.5-z", "2.5", width=128, data_name="fashion", classes=["shoe"] * 10)
+    assert "Other runs of this part: part-2.5-z" in section_of(made(place)[0], "2.5")
+
+
+def test_each_machine_is_named(place):
+    path = place / "part-2.5" / "run.json"
+    record = json.loads(path.read_text())
+    record["sessions"] = [{"machine": {"cpus": 16, "gpus": 1}}, {"machine": {"cpus": 1, "gpus": 0}}]
+    path.write_text(json.dumps(record))
+    assert "on 1 GPU and 1 CPU core<" in section_of(made(place)[0], "2.5")
+
+
+@pytest.mark.parametrize("edition", ["ddpm", "flow"])
+def test_formulas_are_what_the_package_computes(edition):
+    """The page's target as LaTeX, read by hand here, against the code."""
+    section = next(s for s in SECTIONS if s.part == "2.2")
+    noised, loss = section.formulas[edition]
+    x0, eps, t = 0.3, -1.1, 120
+    if edition == "ddpm":
+        assert noised == r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \varepsilon"
+        assert r"\| \varepsilon - " in loss
+        schedule, prediction, expected = schedules.linear_schedule(300), "eps", eps
+        bar = np.prod(1 - np.linspace(1e-4, 0.02, 300)[:t])
+        written = np.sqrt(bar) * x0 + np.sqrt(1 - bar) * eps
+    else:
+        assert noised == r"x_t = (1 - \tfrac{t}{T})\, x_0 + \tfrac{t}{T}\, \varepsilon"
+        assert r"\| (x_0 - \varepsilon) - " in loss
+        schedule, prediction, expected = schedules.flow_schedule(300), "flow", x0 - eps
+        written = (1 - t / 300) * x0 + t / 300 * eps
+    alpha, sigma = (float(value) for value in schedule.at(float(t)))
+    assert alpha * x0 + sigma * eps == pytest.approx(written)
+    assert predictions.target(prediction, alpha, sigma, x0=x0, eps=eps) == pytest.approx(expected)
+    assert "(x_t, t, c)" in next(s for s in SECTIONS if s.part == "2.5").formulas[edition][1]
+
+
 def test_training_time_counts_each_image_once(place):
-    # 300 images in batches of 128, 128 and 44, 20 times, at 50 images a second
-    assert read(place / "part-2.5").seconds == pytest.approx(20 * 300 / 50)
+    # 300 images in batches of 128, 128 and 44, 20 times, at 50, 50 and 22 images a second
+    assert read(place / "part-2.5").seconds == pytest.approx(20 * (256 / 50 + 44 / 22))
+    path = place / "part-2.5" / "metrics.csv"
+    path.write_text(path.read_text().replace(",50.0", ",0.0"))  # steps too slow to say
+    assert read(place / "part-2.5").seconds == pytest.approx(20 * 44 / 22)
+
+
+def test_curves_stand_over_the_images_that_were_seen(place, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "loss_curves", lambda curves: drawn.append(curves) or b"<svg/>")
+    made(place)
+    x, losses = drawn[-1][0]
+    assert x[:4].tolist() == [128, 256, 300, 428] and len(x) == len(losses)
 
 
 def test_the_mean_of_the_last_hundred_steps_stays_within_the_last_epoch(place):
@@ -242,7 +321,7 @@ def test_a_figure_that_cannot_be_read_is_named_and_left_out(place, how):
     path.write_bytes(path.read_bytes()[:40]) if how == "damaged" else path.unlink()
     text, missing = made(place)
     (entry,) = missing
-    assert entry.what == f"part-2.5: the figure samples after epoch 5 is {how}"
+    assert entry.what == f"part-2.5: the figure samples after epoch 5 is {how} (the run anew)"
     assert entry.command.endswith("--force")
     assert "part-2.5/samples_epoch_005.png" not in text
     assert "part-2.5/samples_epoch_020.png" in text
@@ -252,7 +331,7 @@ def test_a_run_that_has_not_ended_shows_what_it_has_and_how_it_goes_on(place):
     leave_run(place / "part-2.5", "2.5", status="running")
     text, missing = made(place)
     (entry,) = missing
-    assert "the end of the run part-2.5 (running)" in entry.what
+    assert "the end of the run part-2.5 (still going on, or killed)" in entry.what
     assert entry.command.endswith("--resume")
     assert "20 of 20" in text
 
@@ -285,6 +364,7 @@ def broken_runs():
     yield "sessions that are none", record | {"sessions": [3]}
     yield "batches of no image", record | {"settings": good | {"batch_size": 0}}
     yield "another recipe", record | {"settings": good | {"recipe": "mine"}}
+    yield "machines in words", record | {"sessions": [{"machine": {"gpus": "two"}}]}
     yield "parameters in words", record | {"parameters": "many"}
 
 
@@ -303,7 +383,14 @@ def test_an_unreadable_run_is_named_and_skipped(place, name, record):
 
 @pytest.mark.parametrize(
     "rows",
-    ["1,1,abc,1,1", "1,1,0.5", "1,1,0.5,1,-3", "1,1,0.5,1,0", "1,2,1,1,1\n1,1,1,1,1", "1,0,1,1,1"],
+    [
+        "1,1,abc,1,1",
+        "1,1,0.5",
+        "1,1,0.5,1,-3",
+        "1,1,0.5,1,nan",
+        "1,2,1,1,1\n1,1,1,1,1",
+        "1,0,1,1,1",
+    ],
 )
 def test_metrics_that_are_none_make_a_run_unreadable(place, rows):
     path = place / "part-2.5" / "metrics.csv"
@@ -325,6 +412,40 @@ def test_a_folder_that_is_not_there():
 
 
 # --- the page itself
+
+
+@pytest.mark.parametrize("name", ["a$^$b", "_hidden", "数字", "a(b) c"])
+def test_any_name_of_a_folder_will_do(place, name):
+    leave_run(place / name, "2.5", width=64)
+    text, missing = made(place)
+    assert missing == [] and html.escape(name) in text
+
+
+def test_names_that_are_not_utf8_spoil_nothing(place):
+    path = place / "part-2.5" / "run.json"
+    record = json.loads(path.read_text())
+    record["settings"]["data"] = "caf\udce9.npz"
+    path.write_text(json.dumps(record))
+    text, _ = made(place, author="Ren\udce9")
+    assert "Ren?" in text and "caf?.npz" in text
+
+
+def test_half_an_animation_is_a_damaged_one(place):
+    path = place / "part-2.5" / "figures" / "sampling.gif"
+    path.write_bytes(path.read_bytes()[:-20])
+    _, (entry,) = made(place)
+    assert "the figure sampling is damaged" in entry.what
+
+
+def test_many_runs_are_compared_within_their_part(place):
+    for k in range(8):
+        leave_run(place / f"more-{k}", "2.5", seed=k + 1, epochs=5)
+    text, _ = made(place)
+    pairs = json.loads(re.search(r'id="pairs">(.*?)</script>', text)[1])
+    parts = [run.asked.part for run in page.in_order([r for r in find(place)[0] if r.trained])]
+    together = sum(parts[a] == parts[b] for a in range(len(parts)) for b in range(a))
+    assert len(parts) == 16 and len(pairs) == together
+    assert all(parts[a] == parts[b] for a, b in (map(int, key.split(",")) for key in pairs))
 
 
 def test_names_cannot_become_markup(place):
@@ -362,7 +483,8 @@ def test_every_image_says_what_it_shows_and_how_large_it_is(place):
 
 def test_a_single_file_holds_everything(place):
     text, _ = made(place, single_file=True)
-    assert [path.name for path in (place.parent / "report").iterdir()] == ["index.html"]
+    names = sorted(path.name for path in (place.parent / "report").iterdir())
+    assert names == ["index.html", page.MADE]
     for source in re.findall(r'(?:src|srcset)="([^"]+)"', text):
         assert source.startswith("data:image/")
 
@@ -379,11 +501,11 @@ def test_the_same_runs_give_the_same_bytes(place):
 def test_a_folder_of_somebody_elses_stays(place):
     out = place.parent / "report"
     out.mkdir()
-    (out / "thesis.tex").write_text("years of work")
+    (out / "index.html").write_text("a home page")  # as any site has
     with pytest.raises(UserError) as error:
         made(place)
-    assert "index.html" in one_line(error)
-    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+    assert page.MADE in one_line(error)
+    assert (out / "index.html").read_text() == "a home page"
 
 
 def test_a_failure_leaves_the_old_page_and_nothing_else(place, monkeypatch):
@@ -410,7 +532,9 @@ def test_any_two_runs_can_be_compared(place):
 
 def test_architectures_come_from_the_run_that_is_shown(place):
     leave_run(place / "part-2.4", "2.4", width=128, batch_size=None)
-    (card,) = Cards(*find(place), Inline(), runs_folder=place).column(SECTIONS[8], "ddpm").cards
+    (card,) = (
+        Cards(*find(place), store=Inline(), runs_folder=place).column(SECTIONS[8], "ddpm").cards
+    )
     assert SECTIONS[8].part == "2.4" and card.label == "D = 32"
 
 
@@ -438,6 +562,17 @@ def test_what_is_done_is_not_done_again(tmp_path):
         ("part-1.2.1", False), ("part-1.2.3", False), ("part-2.2-5-epochs", False),
         ("part-2.2", True), ("part-2.5-5-epochs", False),
     ]  # fmt: skip
+
+
+def test_the_same_file_by_another_path_is_the_same_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    leave_run(tmp_path / "part-1.2.1", "1.2.1", data="digits.npz")
+    values = {"width": 32, "batch_size": 128, "data": str(tmp_path / "digits.npz")}
+    left = plan.outstanding(plan.wanted("ddpm", **values), find(tmp_path)[0])
+    assert "part-1.2.1" not in [want.name for want, _ in left]
+    values["data"] = str(tmp_path / "others.npz")
+    with pytest.raises(UserError):
+        plan.outstanding(plan.wanted("ddpm", **values), find(tmp_path)[0])
 
 
 def test_the_folder_of_another_run_is_refused(tmp_path):
@@ -496,7 +631,7 @@ def test_the_program_makes_the_page_without_tensorflow(place):
     lines = done.stdout.splitlines()
     assert lines[0].startswith("left out: broken: ")
     assert lines[1].startswith(
-        "missing: part-2.5: the figure loss is missing: python scripts/fit.py"
+        "missing: part-2.5: the figure loss is missing (the run anew): python scripts/fit.py"
     )
     assert lines[2] == "8 runs: report/index.html" and len(lines) == 3
     assert "Ada" in (place.parent / "report" / "index.html").read_text()

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line, roughen
 
-from keras_diffusion import nn, sampling, schedules
+from keras_diffusion import nn, predictions, sampling, schedules
 from keras_diffusion.nn import blocks
 from keras_diffusion.training import DiffusionModel
 
@@ -147,6 +147,21 @@ def test_times_of_a_flow_are_uniform():
     assert ((counts - 500) ** 2 / 500).sum() < 43.8
 
 
+@pytest.mark.parametrize(("schedule", "prediction"), [(LINEAR, "eps"), (FLOW, "flow")])
+def test_stratified_times_are_spread_evenly_and_still_uniform(schedule, prediction):
+    _, t, _ = many_draws(schedule, prediction, 20, stratified=True)
+    for batch in t.reshape(20, 1000):
+        counts = np.histogram(batch, bins=20, range=(1e-9, 1))[0]
+        assert np.abs(counts - 50).max() <= 4  # 50 at random would spread by 7
+    firsts = np.sort(
+        t[::1000]
+    )  # an image's own time is any: 20 of them, as far apart as chance has it
+    assert firsts.min() < 0.25 and firsts.max() > 0.75 and len(set(firsts)) > 15
+    if prediction == "eps":
+        number = np.round(t * 300).astype(int)
+        assert number.min() == 1 and number.max() == 300
+
+
 def test_eps_is_standard_normal_and_fresh():
     _, t, eps = many_draws(LINEAR, "eps", 10)
     n = eps.size
@@ -177,6 +192,39 @@ def test_draws_depend_on_seed_and_step_alone(images):
 
 
 # ---- the loss
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [(LINEAR, "eps"), (LINEAR, "v"), (LINEAR, "x0"), (FLOW, "v"), (FLOW, "flow")],
+)
+def test_min_snr_weighs_the_loss_of_each_image(prediction, schedule, images):
+    x0, label = images
+    model = make_model(
+        make_affine(), schedule=schedule, prediction=prediction, num_classes=NUM_CLASSES,
+        label_dropout=0.0, ema_decay=None, min_snr=5.0, optimizer=keras.optimizers.SGD(0.0),
+    )  # fmt: skip
+    xt, t, target = corrupt(model, x0, 0)
+    alpha, sigma = (value[:, None, None, None] for value in schedule.at(300 * t.astype(float)))
+    _, q = predictions.to_x0(prediction, alpha, sigma)
+    weight = np.minimum((alpha / sigma) ** 2, 5) * q**2
+    expected = np.mean(weight * (target - affine(xt, t, label)) ** 2)
+    np.testing.assert_allclose(train(model, x0, label), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, True, "5"])
+def test_min_snr_is_a_positive_number(value):
+    with pytest.raises(ValueError) as error:
+        make_model(min_snr=value)
+    assert "min_snr" in one_line(error)
+
+
+def test_what_the_loss_is_made_of_is_remembered(tmp_path, images):
+    model = make_model(min_snr=4.0, stratified=True)
+    train(model, *images)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert (again.min_snr, again.stratified) == (4.0, True)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])

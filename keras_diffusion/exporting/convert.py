@@ -1,6 +1,5 @@
 """A finished run as files that draw without TensorFlow: all of them, checked and compared, or none."""
 
-import hashlib
 import importlib
 import json
 import platform
@@ -14,7 +13,6 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import denoiser, lite, parity, sampler, saved_model, smaller
 from keras_diffusion.files import replacing_folder
 from keras_diffusion.sampling import guidance, onnx_model, portable, samplers
-from keras_diffusion.sampling.times import NUM_STEPS
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "tf2onnx", "onnxruntime")
 # What smaller weights may change, as mean absolute differences of pixels in [0, 1].
@@ -53,7 +51,7 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
         num_classes=model.num_classes,
         class_names=class_names,
         defaults=defaults,
-        weights_sha256=weights_sha256(network),
+        weights_sha256=specs.weights_sha256(network.get_weights()),
         training=training,
         versions=_versions(),
     )
@@ -85,12 +83,7 @@ def default_sampling(model, given=None):
         model: `DiffusionModel`.
         given: dict of arguments of `sample`.
     """
-    usual = {
-        "sampler": samplers.default_sampler(model.schedule),
-        "num_steps": min(NUM_STEPS, model.schedule.num_train_steps),
-        "guidance_scale": samplers.GUIDANCE_SCALE if model.num_classes else 1.0,
-    }
-    return samplers.fill_in(given or {}, usual)
+    return samplers.fill_in(given or {}, samplers.usual(model.schedule, model.num_classes))
 
 
 def _rows(model, defaults):
@@ -164,15 +157,6 @@ def _plain_policies(config):
     if isinstance(config, list | tuple):
         return type(config)(_plain_policies(value) for value in config)
     return config
-
-
-def weights_sha256(network):
-    """SHA-256 over a network's weights: their shapes and float32 bytes, in its order."""
-    digest = hashlib.sha256()
-    for weight in network.get_weights():
-        digest.update(f"{weight.shape}\n".encode())
-        digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
-    return digest.hexdigest()
 
 
 def _versions():

@@ -48,13 +48,24 @@ def to_onnx(network, specs):
     Raises:
         UserError: where the network has operations that ONNX doesn't, named in the message.
     """
+    return convert(function(network, specs), specs, ["out"], name="denoiser")
+
+
+def convert(traced, specs, outputs, *, name):
+    """A TensorFlow function as an ONNX model; the rest as `to_onnx`.
+
+    Args:
+        traced: `tf.function` of the inputs in `specs` to a dict.
+        specs: dict of `tf.TensorSpec`.
+        outputs: the names in that dict.
+        name: of the graph.
+    """
     import tf2onnx
 
-    names, listed = list(specs), list(specs.values())
     with _quiet():
         try:
             converted, _ = tf2onnx.convert.from_function(
-                function(network, specs), input_signature=listed, opset=graph.OPSET
+                traced, input_signature=list(specs.values()), opset=graph.OPSET
             )
         except Exception as error:  # whatever a network of somebody's own brings out in tf2onnx
             reason = " ".join(str(error).split())
@@ -64,7 +75,7 @@ def to_onnx(network, specs):
     _check_operations(converted.graph)
     _fold_normalisation(converted.graph)
     _write_gelu_as_known(converted)
-    _tidy(converted.graph, [*names, "out"])
+    _tidy(converted.graph, [*specs, *outputs], name)
     return graph.model(converted.graph, metadata={})
 
 
@@ -190,7 +201,7 @@ def _ranks(model):
     }
 
 
-def _tidy(converted, kept):
+def _tidy(converted, kept, name):
     """Short names but for inputs and output, one free size N, and no weight that nothing uses."""
     used = {name for node in converted.node for name in node.input}
     for weight in [weight for weight in converted.initializer if weight.name not in used]:
@@ -209,5 +220,5 @@ def _tidy(converted, kept):
         node.doc_string = ""
     for info in (*converted.input, *converted.output):
         info.type.tensor_type.shape.dim[0].dim_param = "N"
-    converted.name = "denoiser"
+    converted.name = name
     converted.doc_string = ""

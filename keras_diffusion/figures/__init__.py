@@ -4,8 +4,19 @@ Nothing here knows of a model. Images are placed pixel by pixel at an integer sc
 resampled), the same input gives the same bytes, and a file is replaced whole or not at all.
 """
 
+from keras_diffusion.figures.confusion import confusion
 from keras_diffusion.figures.curves import loss_curve, loss_curves
 from keras_diffusion.figures.pages import animation, image_grid
+from keras_diffusion.figures.sweep import sweep
 from keras_diffusion.figures.unet_diagram import Stage, architecture
 
-__all__ = ["Stage", "animation", "architecture", "image_grid", "loss_curve", "loss_curves"]
+__all__ = [
+    "Stage",
+    "animation",
+    "architecture",
+    "confusion",
+    "image_grid",
+    "loss_curve",
+    "loss_curves",
+    "sweep",
+]

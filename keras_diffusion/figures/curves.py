@@ -1,7 +1,6 @@
 """Loss curves."""
 
 import io
-from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -33,7 +32,9 @@ def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None):
     with style.defaults():
         figure = Figure(figsize=(8, 4.4), dpi=style.DPI, layout="constrained")
         axes = figure.add_subplot(xlabel="training step", ylabel="loss")
-        _draw_losses(axes, steps, np.where(np.isfinite(losses), losses, np.nan))
+        begin = epoch_ends[-2] if len(epoch_ends) > 1 else -np.inf  # of the last epoch
+        last = max(1, min(100, int(np.sum(steps > begin))))
+        _draw_losses(axes, steps, np.where(np.isfinite(losses), losses, np.nan), last=last)
         if reference is not None:
             value, label = reference
             axes.axhline(value, color=ORANGE, lw=1.3, ls="--", label=f"{label}: {value:.4g}")
@@ -47,10 +48,10 @@ def loss_curve(path, steps, losses, *, title, epoch_ends=(), reference=None):
 
 
 def loss_curves(curves):
-    """Running means of several runs' losses in one picture, on a ground that may be light or dark.
+    """Running means of two runs' losses in one picture, the first blue, the second orange, on no ground of its own.
 
     Args:
-        curves: list of (x, losses, label): the training images seen [N], rising, the losses [N], N >= 1, and a name.
+        curves: two of (x, losses): the training images seen [N], rising, and the losses [N], N >= 1.
 
     Returns:
         SVG, as bytes; the same input gives the same bytes.
@@ -63,18 +64,17 @@ def loss_curves(curves):
         figure = Figure(figsize=(8, 4), layout="constrained", facecolor="none")
         axes = figure.add_subplot(xlabel="training images seen", ylabel="loss, running mean")
         means = []
-        for (x, losses, label), colour in zip(curves, cycle(style.ON_ANY), strict=False):
+        for (x, losses), colour in zip(curves, (BLUE, ORANGE), strict=True):
             x, losses = _checked(x, losses)
             window = min(losses.size // 40, 500) | 1
-            means.append(_running_mean(losses, window)[:: max(losses.size // 500, 1)])
-            axes.plot(
-                x[:: max(losses.size // 500, 1)], means[-1], color=colour, lw=1.8, label=label
-            )
+            thin = slice(None, None, max(losses.size // 500, 1))
+            means.append(_running_mean(losses, window)[thin])
+            axes.plot(x[thin], means[-1], color=colour, lw=1.8)
         every = np.concatenate(means)
         _scale_losses(axes, every[np.isfinite(every)])
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        style.for_any_ground(axes)
-        figure.legend(loc="outside upper left", ncols=1, frameon=False, labelcolor=style.MIDDLE)
+        axes.set_facecolor("none")
+        axes.spines[["top", "right"]].set_visible(False)
         file = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
     return file.getvalue()
@@ -88,7 +88,7 @@ def _checked(steps, losses):
     return steps, losses
 
 
-def _draw_losses(axes, steps, losses):
+def _draw_losses(axes, steps, losses, *, last):
     count, window = losses.size, min(losses.size // 40, 500) | 1
     missing, marker = int(np.isnan(losses).sum()), "." if count < 50 else ""
     label = f"each step ({missing} not finite, left out)" if missing else "each step"
@@ -96,7 +96,7 @@ def _draw_losses(axes, steps, losses):
     if window > 1:
         mean = _running_mean(losses, window)
         axes.plot(steps, mean, color=BLUE, lw=1.6, label=f"running mean of {window} steps")
-    last = losses[-100:]
+    last = losses[-last:]
     if np.isfinite(last).any():
         label = f"at the end: {np.nanmean(last):.4g} (mean of the last {last.size})"
         axes.plot(steps[-1:], [np.nanmean(last)], "o", color=INK, ms=5, label=label)

@@ -11,7 +11,6 @@ from PIL import ImageFont
 from keras_diffusion.files import replacing
 
 INK, GREY, BLUE, ORANGE = "#222222", "#6b7280", "#1f5fa8", "#c2570c"
-MIDDLE, ON_ANY = "#7d8590", ("#3b82f6", "#e0701a")  # readable on white and on black
 DPI = 200  # 8 inches are 1600 pixels: twice the width of a README, sharp on dense screens
 
 
@@ -56,14 +55,3 @@ def save_figure(path, figure):
     # Without "Software" the bytes don't depend on the version's name.
     with picture(path, ".png") as file:
         FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
-
-
-def for_any_ground(axes):
-    """Axes in a grey that is readable on white and on black, and no ground of their own."""
-    axes.set_facecolor("none")
-    axes.tick_params(which="both", colors=MIDDLE)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(MIDDLE)
-    axes.spines[:].set_color(MIDDLE)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=MIDDLE, alpha=0.25, lw=0.8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_diffusion.errors import is_number, shown
 from keras_diffusion.sampling import tableau
-from keras_diffusion.sampling.times import spaced_times
+from keras_diffusion.sampling.times import NUM_STEPS, spaced_times
 
 
 def ddpm(schedule, prediction, times, *, variance="beta_tilde"):
@@ -166,6 +166,15 @@ GUIDANCE_SCALE = 5.0  # unless told otherwise, with classes; the course's
 def default_sampler(schedule):
     """The sampler unless told otherwise: Euler's method for flows, else ddpm."""
     return "euler" if schedule.is_flow else "ddpm"
+
+
+def usual(schedule, num_classes):
+    """How images are drawn unless told otherwise: arguments of `sample`."""
+    return {
+        "sampler": default_sampler(schedule),
+        "num_steps": min(NUM_STEPS, schedule.num_train_steps),
+        "guidance_scale": GUIDANCE_SCALE if num_classes else 1.0,
+    }
 
 
 def fill_in(given, defaults):

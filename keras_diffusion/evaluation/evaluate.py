@@ -1,0 +1,120 @@
+"""An evaluation: images are drawn, judged, and measured beside as many real ones."""
+
+import json
+import time
+
+import numpy as np
+
+from keras_diffusion import figures
+from keras_diffusion.evaluation import intervals, measure, subjects
+from keras_diffusion.files import replacing_folder
+
+FORMAT = 1
+_PAIRS = 12  # of the figure of neighbours
+_EPOCHS = 12  # of the classifiers that are trained on generated and on real images
+
+
+def evaluate(
+    subject, judge, data, folder, *, count, asked, seed=0, train_on_generated=False, say=print
+):
+    """Measures a model and writes evaluation.json, confusion.png, neighbours.png and samples.png.
+
+    Args:
+        subject: `subjects.Subject`.
+        judge: `judge.Judge`.
+        data: `data.ImageData` to compare with.
+        folder: path; made, or replaced whole if it holds an earlier evaluation.
+        count: how many images, as many of each class.
+        asked: arguments of `sample` that decide its tableau and guidance.
+        seed: of the images.
+        train_on_generated: whether a classifier is trained on them too, which loads TensorFlow.
+        say: function of a line.
+
+    Returns:
+        What evaluation.json holds.
+
+    Raises:
+        UserError: where the count is too small for a figure, or the images can't be drawn or compared.
+    """
+    labels = subjects.labels_for(subject, count)
+    calls = subject.calls(**asked)  # before minutes of work: whether that can be drawn
+    say("judging real images")
+    real = measure.references(judge, data, labels)
+    measure.check_count(count, real.train.features.shape[1])
+    say(f"drawing {count:,} images in {calls} network calls each")
+    began = time.perf_counter()
+    images = subject.draw(labels, seed=seed, **asked)
+    seconds = time.perf_counter() - began
+    asked_for = labels if subject.num_classes else np.full(count, judge.num_classes)
+    generated = measure.judged(judge, images, asked_for)
+    say("measuring")
+    record = {
+        "format": FORMAT,
+        "subject": {"name": subject.name, "weights": subject.weights},
+        "judge": {"sha256": judge.sha256, **judge.says},
+        "data": data.identity(),
+        "sampling": {
+            **subject.asked(**asked),
+            "seed": seed,
+            "network_calls": calls,
+        },
+        "seconds_of_drawing": round(seconds, 2),
+        "generated": measure.measure(generated, real),
+        "real": measure.measure(real.floor, real),
+    }
+    record["frechet_over_floor"] = {
+        name: record["generated"][f"frechet_{name}"]["value"]
+        / record["real"][f"frechet_{name}"]["value"]
+        for name in ("test", "train")
+    }
+    found, index, distance = measure.memorisation(generated, real)
+    record["memorisation"] = found
+    if train_on_generated:
+        record["train_on_generated"] = _train(generated, real, data, say)
+    with replacing_folder(folder, made="evaluation.json") as beside:
+        text = json.dumps(record, indent=2)
+        (beside / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        _draw(beside, subject, generated, real, record, index, distance)
+    return record
+
+
+def _train(generated, real, data, say):
+    """Accuracy on the test set of classifiers trained on the generated and on as many real images."""
+    from keras_diffusion.evaluation import classifier
+
+    found = {"epochs": _EPOCHS}
+    test = data.x_test.astype(np.float32) / 255
+    for name, some in (("generated", generated), ("real", real.floor)):
+        say(f"training a classifier on {len(some):,} {name} images")
+        order = np.random.default_rng(0).permutation(len(some))
+        model = classifier.train(
+            some.images[order], some.labels[order], num_classes=data.num_classes, epochs=_EPOCHS
+        )
+        logits = model.predict(test, batch_size=500, verbose=0)["logits"]
+        hits = logits.argmax(axis=1) == data.y_test
+        found[name] = {"value": float(hits.mean()), "interval": intervals.proportion(hits)}
+    return found
+
+
+def _draw(folder, subject, generated, real, record, index, distance):
+    names = list(subject.class_names) or ["no class"]
+    matrix = record["generated"].get("confusion")
+    if matrix:
+        title = f"{len(generated):,} images, {record['sampling']['network_calls']} network calls"
+        figures.confusion(folder / "confusion.png", matrix, names, title=title)
+    each = len(generated) // len(names)
+    shown = generated.images.reshape(len(names), each, *generated.images.shape[1:])[:, :10]
+    figures.image_grid(folder / "samples.png", shown, row_labels=names)
+    nearest = np.argsort(distance)[:_PAIRS]
+    usual = np.linspace(0, len(generated) - 1, _PAIRS).astype(int)
+    rows = [
+        some
+        for chosen in (nearest, usual)
+        for some in (generated.images[chosen], real.train.images[index[chosen]])
+    ]
+    figures.image_grid(
+        folder / "neighbours.png",
+        np.stack(rows),
+        row_labels=["nearest of all", "in training", "others", "in training "],
+        title="Generated images and their nearest training images",
+    )

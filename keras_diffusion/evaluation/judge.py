@@ -1,0 +1,89 @@
+"""The judge: a small classifier as an ONNX file, which reads images and gives the features that distances are taken in."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+from keras_diffusion.errors import UserError
+from keras_diffusion.sampling.onnx_model import session
+
+KEY = "keras_diffusion_judge"  # of the metadata
+FORMAT = 1
+MODELS = pathlib.Path(__file__).parent.parent / "models"
+SHIPPED = (MODELS / "judge-mnist.onnx", MODELS / "judge-fashion.onnx")
+_AT_ONCE = 500
+_FIELDS = {
+    "format": int,
+    "data": dict,
+    "class_names": list,
+    "image_shape": list,
+    "test_accuracy": float,
+    "recipe": dict,
+}
+
+
+class Judge:
+    """Reads images.
+
+    Args:
+        path: an ONNX file that scripts/train_judge.py wrote.
+        threads: number of threads; None leaves it to onnxruntime.
+
+    Attributes:
+        says: what the file says of itself: data, class_names, test_accuracy, recipe.
+        sha256: of the file.
+
+    Raises:
+        UserError: where there is no such file, or it is no judge.
+    """
+
+    def __init__(self, path, *, threads=None):
+        path = pathlib.Path(path)
+        self.path = path
+        self._session = session(path, threads, "cpu")
+        self.says = _read(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    @property
+    def num_classes(self):
+        """K."""
+        return len(self.says["class_names"])
+
+    def __call__(self, images):
+        """What it makes of images.
+
+        Args:
+            images: float32 [N, H, W, C] in [0, 1].
+
+        Returns:
+            (logits float32 [N, K], features float32 [N, F]).
+
+        Raises:
+            UserError: where the images are of another shape than it was trained on.
+        """
+        shape = tuple(self.says["image_shape"])
+        if images.ndim != 4 or images.shape[1:] != shape:
+            raise UserError(f"judge: expected images [N, {shape}], got {images.shape}")
+        parts = [
+            self._session.run(["logits", "features"], {"x": images[i : i + _AT_ONCE]})
+            for i in range(0, len(images), _AT_ONCE)
+        ]
+        logits, features = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return logits, features
+
+
+def _read(text, path):
+    try:
+        says = json.loads(text or "")
+        good = isinstance(says, dict) and all(
+            isinstance(says.get(name), kind) for name, kind in _FIELDS.items()
+        )
+    except ValueError:
+        good = False
+    if not good or says["format"] != FORMAT:
+        raise UserError(
+            f"{path}: expected a judge that scripts/train_judge.py wrote, got another file"
+        )
+    return says

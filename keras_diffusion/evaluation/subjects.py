@@ -1,0 +1,137 @@
+"""What is evaluated: a finished run, through Keras, or an exported file, through onnxruntime. Both draw alike."""
+
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_diffusion import cli, runs
+from keras_diffusion import spec as specs
+from keras_diffusion.errors import UserError
+from keras_diffusion.sampling import guidance, onnx_model, samplers
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model that draws.
+
+    Attributes:
+        name: as it was given.
+        model: has `sample(labels, **asked)` as `DiffusionModel`.
+        schedule, prediction: of its tableaus.
+        num_classes, class_names, image_shape: of its images.
+        defaults: arguments of `sample` that hold where none is given.
+        trained_on: name or file of its data, None where it doesn't say.
+        weights: what tells its weights apart from others'.
+    """
+
+    name: str
+    model: Any
+    schedule: Any
+    prediction: str
+    num_classes: int
+    class_names: tuple
+    image_shape: tuple
+    defaults: dict
+    trained_on: str | None
+    weights: str
+
+    def draw(self, labels, **asked):
+        """Images of labels: float32 [N, H, W, C] in [0, 1].
+
+        Raises:
+            UserError: where an argument of `sample` is out of range.
+        """
+        try:
+            return self.model.sample(labels, **asked)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def asked(self, **given):
+        """Everything that decides how it draws: what is given, and its defaults for the rest.
+
+        Raises:
+            UserError: where a value is out of range.
+        """
+        plans = {k: v for k, v in given.items() if not k.startswith("guidance")}
+        own = {k: v for k, v in self.defaults.items() if not k.startswith("guidance")}
+        chosen = samplers.fill_in(plans, own)
+        for name in ("guidance_scale", "guidance_interval"):
+            value = given.get(name, self.defaults.get(name))
+            if value is not None:
+                chosen[name] = value
+        return chosen
+
+    def calls(self, **given):
+        """Calls of the network on an image, a guided step counting two.
+
+        Raises:
+            UserError: where a value is out of range.
+        """
+        asked = self.asked(**given)
+        scale = asked.pop("guidance_scale", 1.0)
+        interval = asked.pop("guidance_interval", None)
+        try:
+            plan = samplers.plan(self.schedule, self.prediction, **asked)
+            weights = guidance.weights(plan, interval)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        scales = guidance.scale_now(scale, weights)
+        return len(plan) + int((scales != 1).sum() if self.num_classes else 0)
+
+
+def open_subject(path):
+    """A run's folder, or an ONNX file; None is the model that comes with the package.
+
+    Raises:
+        UserError: where it is neither, or can't be read.
+    """
+    if path is not None and pathlib.Path(path).is_dir():
+        return _of_run(path)
+    model = onnx_model.load(path)
+    spec = model.spec
+    trained = spec.training.get("settings")
+    return Subject(
+        name=str(path or "the model that comes with the package"),
+        model=model,
+        schedule=spec.make_schedule(),
+        prediction=spec.prediction,
+        num_classes=spec.num_classes,
+        class_names=spec.class_names,
+        image_shape=spec.image_shape,
+        defaults=dict(spec.defaults),
+        trained_on=trained.get("data") if isinstance(trained, dict) else None,
+        weights=f"{spec.weights_sha256} {spec.precision}",
+    )
+
+
+def _of_run(folder):
+    run, record = runs.finished(folder)
+    cli.need("tensorflow", extra="train")
+    cli.load_tensorflow()
+    model = runs.load_sampler(run)
+    return Subject(
+        name=str(folder),
+        model=model,
+        schedule=model.schedule,
+        prediction=model.prediction,
+        num_classes=model.num_classes,
+        class_names=tuple(runs.class_names(record, model.num_classes)),
+        image_shape=model.image_shape,
+        defaults=samplers.usual(model.schedule, model.num_classes),
+        trained_on=record["settings"].get("data"),
+        weights=specs.weights_sha256(model.sampling_network.get_weights()),
+    )
+
+
+def labels_for(subject, count):
+    """As many labels of each class, class by class: int [N].
+
+    Raises:
+        UserError: where the count doesn't divide among the classes.
+    """
+    classes = subject.num_classes or 1
+    if count % classes:
+        raise UserError(f"--num-samples: expected a multiple of the {classes} classes, got {count}")
+    return np.repeat(np.arange(classes), count // classes)

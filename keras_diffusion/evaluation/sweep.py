@@ -1,0 +1,227 @@
+"""Sampler by steps by guidance by spacing: each way to draw is measured once, and the best for each number of network calls kept.
+
+FOLDER/sweep.csv has a row as soon as it is measured, so that a sweep that was stopped goes on; sweep.json says what the rows belong to and which are best.
+"""
+
+import csv
+import itertools
+import json
+import pathlib
+
+from keras_diffusion import figures
+from keras_diffusion.errors import UserError
+from keras_diffusion.evaluation import distances, measure, subjects
+from keras_diffusion.files import replacing
+
+FORMAT = 1
+BUDGETS = (5, 10, 20, 50, 100, 600)  # network calls an image
+ACCURATE = 0.995  # of two ways to draw that are as accurate as this, the one with the smaller distance is the better
+WAYS = ("sampler", "num_steps", "spacing", "guidance_scale", "guidance_interval")
+COLUMNS = (*WAYS, "calls", "accuracy", "frechet", "over_floor")
+
+
+def grid(samplers, steps, spacings, scales, intervals):
+    """Every way to draw: dicts of arguments of `sample`, those with fewer steps first.
+
+    An interval says nothing where guidance is off: such a way is there once.
+    """
+    ways, seen = [], set()
+    for num_steps, sampler, spacing, scale, interval in itertools.product(
+        steps, samplers, spacings, scales, intervals
+    ):
+        way = {
+            "sampler": sampler,
+            "num_steps": num_steps,
+            "spacing": spacing,
+            "guidance_scale": scale,
+            "guidance_interval": None if scale == 1 else interval,
+        }
+        key = tuple(way.values())
+        if key not in seen:
+            seen.add(key)
+            ways.append(way)
+    return ways
+
+
+def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
+    """Measures every way to draw that isn't measured yet.
+
+    Args:
+        subject: `subjects.Subject` with classes.
+        judge: `judge.Judge`.
+        data: `data.ImageData`.
+        folder: path; an earlier sweep of the same model, judge, data, count and seed there goes on.
+        ways: as from `grid`.
+        count: images of each way, as many of each class.
+        seed: of the images.
+        say: function of a line.
+
+    Returns:
+        What sweep.json holds.
+
+    Raises:
+        UserError: where the folder has a sweep of something else, or a way can't be drawn.
+    """
+    if not subject.num_classes:
+        raise UserError("--sweep: expected a model with classes, got one without")
+    labels = subjects.labels_for(subject, count)
+    for way in ways:
+        subject.calls(**_given(way))  # all of them before the first hour
+    folder = pathlib.Path(folder)
+    identity = {
+        "format": FORMAT, "weights": subject.weights, "judge": judge.sha256, "data": data.identity()["sha256"],
+        "count": count, "seed": seed,
+    }  # fmt: skip
+    rows = _earlier(folder, identity)
+    real = measure.references(judge, data, labels)
+    measure.check_count(count, real.test.features.shape[1])
+    theirs = distances.moments(real.test.features)
+    floor = distances.frechet_of_moments(distances.moments(real.floor.features), theirs)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, identity, rows, floor)
+    done = {_key(row) for row in rows}
+    left = [way for way in ways if _key(way) not in done]
+    for k, way in enumerate(left, 1):
+        images = subject.draw(labels, seed=seed, **_given(way))
+        some = measure.judged(judge, images, labels)
+        distance = distances.frechet_of_moments(distances.moments(some.features), theirs)
+        row = {
+            **way,
+            "calls": subject.calls(**_given(way)),
+            "accuracy": float((some.read == labels).mean()),
+            "frechet": distance,
+            "over_floor": distance / floor,
+        }
+        rows.append(row)
+        say(f"{k} of {len(left)}: {describe(row)}")
+        _write(folder, identity, rows, floor)
+    return _read(folder)
+
+
+def best(rows, calls):
+    """The best way within a number of network calls: the smallest distance among the accurate, else the most accurate.
+
+    Args:
+        rows: dicts with `calls`, `accuracy`, `frechet`.
+        calls: at most so many.
+
+    Returns:
+        A row, or None where none is that cheap.
+    """
+    cheap = [row for row in rows if row["calls"] <= calls]
+    accurate = [row for row in cheap if row["accuracy"] >= ACCURATE]
+    if accurate:
+        return min(accurate, key=lambda row: row["frechet"])
+    return max(cheap, key=lambda row: (row["accuracy"], -row["frechet"]), default=None)
+
+
+def best_of_file(path, *, calls, weights):
+    """The best way within a number of calls, from a sweep.json, as defaults of a model.
+
+    Args:
+        path: of the file, or its folder.
+        calls: at most so many.
+        weights: hash of the model's weights.
+
+    Raises:
+        UserError: where the file is no sweep, of another model, or has no way that is cheap enough.
+    """
+    path = pathlib.Path(path)
+    record = _read(path if path.is_dir() else path.parent)
+    if record["weights"].split()[0] != weights:
+        raise UserError(
+            f"--best: expected a sweep of this model's weights, got another's in {path}"
+        )
+    row = best(record["rows"], calls)
+    if row is None:
+        raise UserError(
+            f"--best: expected a way to draw in {calls} network calls, found none in {path}"
+        )
+    return _given(row)
+
+
+def describe(row):
+    """A row in words."""
+    interval = row["guidance_interval"]
+    between = f" in t/T {interval[0]:g} to {interval[1]:g}" if interval else ""
+    spacing = row["spacing"] or "usual"
+    return (
+        f"{row['sampler']}, {row['num_steps']} steps ({spacing}), guidance {row['guidance_scale']:g}{between}: {row['calls']} calls,"
+        f" accuracy {row['accuracy']:.2%}, Fréchet {row['frechet']:.2f}, {row['over_floor']:.2f} times the floor"
+    )
+
+
+def picture(path, record):
+    """Draws distance against calls: a line a sampler, through its best way for each number of calls."""
+    lines = {}
+    for row in record["rows"]:
+        lines.setdefault(row["sampler"], []).append(row)
+    shown = {}
+    for name, rows in lines.items():
+        own = {
+            calls: best([r for r in rows if r["calls"] == calls], calls)
+            for calls in {r["calls"] for r in rows}
+        }
+        shown[name] = [
+            (calls, row["frechet"], f"γ {row['guidance_scale']:g}, {row['accuracy']:.1%}")
+            for calls, row in sorted(own.items())
+        ]
+    title = f"The best way for each number of calls, {record['count']:,} images"
+    figures.sweep(path, shown, floor=record["floor"], title=title)
+
+
+def _given(way):
+    return {name: way[name] for name in WAYS if way.get(name) is not None}
+
+
+def _key(row):
+    return json.dumps([row[name] for name in WAYS])
+
+
+def _earlier(folder, identity):
+    if not (folder / "sweep.json").is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(
+                f"--out: expected a new folder, or one with a sweep in it, got {folder}"
+            )
+        return []
+    record = _read(folder)
+    for name, value in identity.items():
+        if record.get(name) != value:
+            raise UserError(
+                f"--out: expected a new folder, or a sweep to go on with, got one of another {name} in {folder}"
+            )
+    return record["rows"]
+
+
+def _read(folder):
+    """What a sweep.json holds.
+
+    Raises:
+        UserError: where there is none, or it can't be read.
+    """
+    path = pathlib.Path(folder) / "sweep.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        good = record["format"] == FORMAT and all(
+            set(row) == set(COLUMNS) for row in record["rows"]
+        )
+        good = good and isinstance(record["weights"], str)
+    except (OSError, ValueError, TypeError, KeyError):
+        good = False
+    if not good:
+        raise UserError(f"{path}: expected a sweep.json that evaluate.py --sweep wrote, got none")
+    return record
+
+
+def _write(folder, identity, rows, floor):
+    record = {**identity, "floor": floor, "rows": rows}
+    record["best"] = {str(calls): best(rows, calls) for calls in BUDGETS}
+    with replacing(folder / "sweep.json") as beside:
+        beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / "sweep.csv") as beside, beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    if rows:
+        picture(folder / "sweep.png", record)

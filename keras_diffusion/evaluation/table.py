@@ -1,0 +1,56 @@
+"""An evaluation as a table to read."""
+
+from rich.table import Table
+
+_ROWS = (
+    ("accuracy", "class accuracy", "share"),
+    ("frechet_test", "Fréchet distance from the test set", "distance"),
+    ("frechet_train", "Fréchet distance from the training set", "distance"),
+    ("kernel_test", "kernel distance (KID) from the test set, x 1000", "kernel"),
+    ("kernel_train", "kernel distance (KID) from the training set, x 1000", "kernel"),
+    ("precision", "precision", "share"),
+    ("recall", "recall", "share"),
+    ("density", "density", "number"),
+    ("coverage", "coverage", "share"),
+)
+_SHAPES = {
+    "share": (100, "{:.2f}%"),
+    "distance": (1, "{:.2f}"),
+    "kernel": (1000, "{:.3f}"),
+    "number": (1, "{:.3f}"),
+}
+
+
+def table(record):
+    """The figures of generated and of real images side by side, with 95% intervals.
+
+    Args:
+        record: as evaluation.json.
+
+    Returns:
+        `rich.table.Table`.
+    """
+    count = record["generated"]["count"]
+    made = Table(title=f"{count:,} images, judge right on {record['judge']['test_accuracy']:.2%}")
+    for name in ("", "generated", f"{count:,} real ones"):
+        made.add_column(name, justify="right" if name else "left")
+    for key, words, kind in _ROWS:
+        if key in record["generated"]:
+            both = [text(record[some][key], kind) for some in ("generated", "real")]
+            made.add_row(words, *both)
+    for key, ratio in record["frechet_over_floor"].items():
+        made.add_row(f"Fréchet distance over the real ones', {key}", f"{ratio:.2f}", "1")
+    nearer = record["memorisation"]["share_nearer_than_real"]
+    made.add_row("nearer to a training image than 99% of real ones", text(nearer, "share"), "1.00%")
+    trained = record.get("train_on_generated")
+    if trained:
+        both = [text(trained[some], "share") for some in ("generated", "real")]
+        made.add_row("a classifier trained on them, on the test set", *both)
+    return made
+
+
+def text(figure, kind):
+    """A figure with its interval."""
+    factor, shape = _SHAPES[kind]
+    low, high = (shape.format(factor * bound) for bound in figure["interval"])
+    return f"{shape.format(factor * figure['value'])} ({low} to {high})"

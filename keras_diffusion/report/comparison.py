@@ -1,0 +1,90 @@
+"""Any two runs side by side: their curves in one picture, what differs, and what they drew from the same noise."""
+
+import itertools
+
+import numpy as np
+
+from keras_diffusion import figures
+from keras_diffusion.report import words
+from keras_diffusion.report.figure import figure
+from keras_diffusion.report.sections import EDITIONS, SECTIONS
+
+# What the page opens with: both editions' class-conditioned runs, or two lengths of one.
+_FIRST = ((("2.5", "ddpm"), ("2.5", "flow")), (("2.5", "ddpm"), ("2.5", "ddpm")))
+_MANY = 12  # of more runs, curves are drawn for those of one part only: they grow with the square
+_ALONE = ("architecture", "noising", "loss")  # pictures that say nothing beside another run's
+
+
+def comparison(runs, store):
+    """What the template shows of any two runs.
+
+    Args:
+        runs: list of `found.FoundRun` that were trained.
+        store: `pictures.Files` or `pictures.Inline`.
+
+    Returns:
+        A dict, or None where there are no two: `sides`, what is shown of each run; `pairs`, by "0,1", the curves of two runs;
+        `first`, the two numbers of those that the page opens with. Curves are missing between parts where there are many runs.
+    """
+    if len(runs) < 2:
+        return None
+    pairs = {
+        f"{a},{b}": _pair(runs[a], runs[b], store=store, name=f"{a}-{b}")
+        for a, b in itertools.combinations(range(len(runs)), 2)
+        if len(runs) <= _MANY or runs[a].asked.part == runs[b].asked.part
+    }
+    return {"sides": [_side(run, store) for run in runs], "pairs": pairs, "first": _first(runs)}
+
+
+def _side(run, store):
+    asked = run.asked
+    facts = {
+        "part": f"{asked.part}, {EDITIONS[asked.edition]}",
+        "width D": asked.width,
+        "epochs": asked.epochs,
+        "batch": asked.batch_size,
+        "images": words.images(run),
+        "recipe": asked.recipe,
+        "precision": asked.precision,
+        "seed": asked.seed,
+        "parameters": words.parameters(run),
+        "training time": words.duration(run.seconds),
+        "loss": words.loss(run.final_loss) + ("" if run.finished else f" ({words.progress(run)})"),
+    }
+    owed = {owed.name: owed for section in SECTIONS for owed in section.owes}
+    last = [(run.find(name), owed[name]) for name in owed if name not in _ALONE]
+    drawn = [
+        figure(run, picture, owed=kind, store=store)
+        for picture, kind in last
+        if picture and picture.size
+    ]
+    title = f"{asked.part}: {words.label(run)}"
+    return {"run": run.name, "title": title, "facts": facts, "figures": drawn}
+
+
+def _pair(one, other, *, store, name):
+    """Both loss curves in one picture, and what of the runs can be compared."""
+    curves = figures.loss_curves([_curve(run) for run in (one, other)])
+    targets = [(run.recipe.schedule, run.recipe.prediction) for run in (one, other)]
+    return {
+        "src": store.put_bytes(curves, f"comparisons/{name}.svg"),
+        "comparable": targets[0] == targets[1],
+        "same_noise": one.recipe.parts == other.recipe.parts,
+    }
+
+
+def _curve(run):
+    return np.cumsum(run.batches), run.losses
+
+
+def _first(runs):
+    kinds = [(run.asked.part, run.asked.edition) for run in runs]
+    for one, other in _FIRST:
+        pairs = [
+            (a, b)
+            for a, b in itertools.combinations(range(len(runs)), 2)
+            if (kinds[a], kinds[b]) == (one, other)
+        ]
+        if pairs:
+            return pairs[-1]
+    return 0, 1

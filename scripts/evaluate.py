@@ -1,0 +1,166 @@
+"""Measures how good a model's images are, beside as many real ones.
+
+    python scripts/evaluate.py runs/part-2.5 --num-samples 10000
+    python scripts/evaluate.py runs/part-2.5/export/denoiser.onnx --steps 5 --guidance 1.5
+    python scripts/evaluate.py runs/part-2.5/export/denoiser.onnx --sweep --step-counts 5,10 --scales 1,1.5,2
+
+Draws images of every class, reads them with a judge (a classifier whose file comes with the package) and measures class accuracy, Fréchet and kernel
+distance, precision, recall, density, coverage, and nearness to training images: each with its 95% interval and the same figure of real images. Writes
+OUT/evaluation.json, confusion.png, neighbours.png, samples.png. --sweep measures accuracy and distance for many ways to draw instead, and goes on where it was
+stopped: OUT/sweep.json, sweep.csv, sweep.png; export/convert.py --best takes its best as a model's default.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+from keras_diffusion import cli, data
+from keras_diffusion.errors import UserError
+from keras_diffusion.files import check_replaceable
+from keras_diffusion.sampling import options as sampling_options
+from keras_diffusion.sampling.samplers import SAMPLERS
+from keras_diffusion.sampling.times import SPACINGS
+
+
+def parse(arguments):
+    """The command line; None where an option wasn't given."""
+    parser = cli.Parser(prog="evaluate.py", description=__doc__)
+    parser.add_argument(
+        "model", nargs="?", metavar="RUN-or-ONNX", help="(the model that comes with the package)"
+    )
+    parser.add_argument(
+        "--num-samples", type=cli.integer(1, 10**6), metavar="N", help="(10000; with --sweep 1000)"
+    )
+    sampling_options.add_defaults(parser, own=True)
+    parser.add_argument("--seed", type=cli.integer(0, 2**63 - 1), default=0, help="(0)")
+    parser.add_argument("--data", help="as for fit.py (what the model was trained on)")
+    parser.add_argument("--judge", metavar="FILE", help="(the package's, for the data)")
+    parser.add_argument(
+        "--train-on-generated", action="store_true", help="train a classifier on the images too"
+    )
+    parser.add_argument("--out", help="folder (RUN/evaluation, or evaluation; RUN/sweep, or sweep)")
+    parser.add_argument(
+        "--sweep", action="store_true", help="measure every way to draw that the lists below make"
+    )
+    for name, kind, usual, help in LISTS:
+        parser.add_argument(
+            f"--{name}", type=_listed(kind), metavar=usual, help="with --sweep: " + help
+        )
+    options = parser.parse_args(arguments)
+    given = [name for name, *_ in LISTS if getattr(options, name.replace("-", "_")) is not None]
+    if given and not options.sweep:
+        parser.error(f"--{given[0]}: expected with --sweep, got it alone")
+    for name, kind, usual, _ in LISTS:
+        if getattr(options, name.replace("-", "_")) is None:
+            setattr(options, name.replace("-", "_"), _listed(kind)(usual))
+    return options
+
+
+def _listed(kind):
+    """An option's type: values with commas between them."""
+
+    def parse(text):
+        return [kind(word) for word in text.split(",")]
+
+    return parse
+
+
+def _one_of(names):
+    def parse(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(names)}, got {text!r}")
+        return text
+
+    return parse
+
+
+def _interval(text):
+    """LOW-HIGH of t/T."""
+    try:
+        low, high = (float(word) for word in text.split("-"))
+    except ValueError:
+        low = high = 0.0
+    if not 0 <= low < high <= 1:
+        raise argparse.ArgumentTypeError(
+            f"expected LOW-HIGH with 0 <= LOW < HIGH <= 1, got {text!r}"
+        )
+    return None if (low, high) == (0, 1) else (low, high)
+
+
+LISTS = (
+    ("samplers", _one_of(tuple(SAMPLERS)), "ddpm,ddim,dpmpp_2m,heun", "their names"),
+    ("step-counts", cli.integer(1), "5,10,20", "numbers of steps"),
+    ("spacings", _one_of(tuple(SPACINGS)), "uniform", "uniform, quadratic, lam"),
+    ("scales", cli.number(), "1,1.5,2,3,5", "guidance scales"),
+    ("intervals", _interval, "0-1", "of t/T where guidance acts"),
+)
+
+
+def open_judge(path, images):
+    """The judge of the data: a file, or the one of its classes that comes with the package."""
+    from keras_diffusion.evaluation.judge import SHIPPED, Judge
+
+    judges = [Judge(path)] if path else [Judge(shipped) for shipped in SHIPPED]
+    for judge in judges:
+        if tuple(judge.says["class_names"]) == tuple(images.class_names):
+            return judge
+    raise UserError(
+        f"--judge: expected one of the classes {', '.join(images.class_names)}, got none; scripts/train_judge.py makes one"
+    )
+
+
+def main():
+    options = parse(sys.argv[1:])
+    own = options.model if options.model and os.path.isdir(options.model) else ""
+    folder = options.out or os.path.join(own, "sweep" if options.sweep else "evaluation")
+    if not options.sweep:
+        check_replaceable(folder, made="evaluation.json")
+    cli.need("onnxruntime", extra="onnx")
+    cli.need("scipy", "sklearn", "matplotlib", "rich", extra="evaluate")
+    from keras_diffusion.evaluation import subjects
+
+    subject = subjects.open_subject(options.model)
+    images = data.load(options.data or subject.trained_on or "mnist", notify=print)
+    judge = open_judge(options.judge, images)
+    work = sweep if options.sweep else evaluate
+    work(options, subject, judge, images, folder)
+    return 0
+
+
+def evaluate(options, subject, judge, images, folder):
+    """One way to draw, measured in every respect."""
+    from rich.console import Console
+
+    from keras_diffusion.evaluation import evaluate, table
+
+    record = evaluate.evaluate(
+        subject,
+        judge,
+        images,
+        folder,
+        count=options.num_samples or 10_000,
+        asked=sampling_options.default_arguments(options),
+        seed=options.seed,
+        train_on_generated=options.train_on_generated,
+    )
+    Console(width=110).print(table.table(record))
+    print(pathlib.Path(folder, "evaluation.json"))
+
+
+def sweep(options, subject, judge, images, folder):
+    """Many ways to draw."""
+    from keras_diffusion.evaluation import sweep
+
+    lists = [getattr(options, name.replace("-", "_")) for name, *_ in LISTS]
+    samplers, steps, spacings, scales, intervals = lists
+    ways = sweep.grid(samplers, steps, spacings, scales, intervals)
+    count = options.num_samples or 1000
+    record = sweep.sweep(subject, judge, images, folder, ways, count=count, seed=options.seed)
+    for calls, row in record["best"].items():
+        print(f"best in {calls} calls: {sweep.describe(row) if row else 'none'}")
+    print(pathlib.Path(folder, "sweep.json"))
+
+
+if __name__ == "__main__":
+    cli.run(main)
