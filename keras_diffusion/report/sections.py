@@ -69,11 +69,11 @@ _WITH_CLASS = (
 )
 _DDPM_TARGET = (
     r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \varepsilon",
-    r"L = \mathbb{E}\, \tfrac{1}{HWC} \| \varepsilon - \varepsilon_\theta(x_t, t) \|^2",
+    r"L = \mathbb{E}\, \| \varepsilon - \varepsilon_\theta(x_t, t) \|^2 / HWC",
 )
 _FLOW_TARGET = (
     r"x_t = (1 - \tfrac{t}{T})\, x_0 + \tfrac{t}{T}\, \varepsilon",
-    r"L = \mathbb{E}\, \tfrac{1}{HWC} \| (x_0 - \varepsilon) - u_\theta(x_t, t) \|^2",
+    r"L = \mathbb{E}\, \| (x_0 - \varepsilon) - u_\theta(x_t, t) \|^2 / HWC",
 )
 _TARGETS = {"ddpm": _DDPM_TARGET, "flow": _FLOW_TARGET}
 
@@ -122,7 +122,7 @@ SECTIONS = (
             "ddpm": "The UNet learns to give back the clean image from one noised at σ = 0.5. Those shown are"
             " test images, which it has never seen."
         },
-        {"ddpm": (r"L = \mathbb{E}\, \tfrac{1}{HWC} \| D_\theta(z) - x \|^2",)},
+        {"ddpm": (r"L = \mathbb{E}\, \| D_\theta(z) - x \|^2 / HWC",)},
         (_DENOISED, _LOSS),
     ),
     Section(
@@ -150,7 +150,7 @@ SECTIONS = (
             " the least squared error is that of the mean over all training images: the network learns to draw it"
             " whatever it is given. The mean itself is beside it."
         },
-        {"ddpm": (r"L = \mathbb{E}\, \tfrac{1}{HWC} \| D_\theta(\varepsilon) - x \|^2",)},
+        {"ddpm": (r"L = \mathbb{E}\, \| D_\theta(\varepsilon) - x \|^2 / HWC",)},
         (_DENOISED, _LOSS),
     ),
     Section(
