@@ -218,7 +218,7 @@ class GuidanceDoctor(keras.callbacks.Callback):
     Looks at the network that samples, after each epoch, and changes nothing: no draw of training depends on it.
 
     Args:
-        images: float32 [N, H, W, C] in [0, 1], real ones, some of each class; N of 50 is plenty.
+        images: float32 [N, H, W, C] in [0, 1], real ones, two of each class or more; N of 50 is plenty.
         labels: int [N].
         judge: callable (images) -> (logits, features), as `evaluation.judge.Judge`, or None: class accuracy isn't watched.
         guidance_scale: of the samples.
@@ -265,15 +265,14 @@ class GuidanceDoctor(keras.callbacks.Callback):
         )
         if not self.num_steps:
             return found
-        guided, unguided = (
-            model.sample(self.labels, num_steps=self.num_steps, guidance_scale=scale)
-            for scale in (self.guidance_scale, 1.0)
+        guided = model.sample(
+            self.labels, num_steps=self.num_steps, guidance_scale=self.guidance_scale
         )
         accuracy = None
         if self.judge is not None:
             accuracy = float(np.mean(self.judge(guided)[0].argmax(axis=1) == self.labels))
         return dataclasses.replace(
             found,
-            variety=doctor.variety(guided, unguided, self.labels),
+            variety=doctor.variety(guided, self.images, self.labels),
             accuracy=accuracy,
         )

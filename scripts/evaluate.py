@@ -101,7 +101,7 @@ def open_judge(path, images):
     """The judge of the data: a file, or the one of its classes that comes with the package."""
     from keras_diffusion.evaluation.judge import SHIPPED, Judge
 
-    judges = [Judge(path)] if path else [Judge(shipped) for shipped in SHIPPED]
+    judges = [Judge(path)] if path else [Judge(shipped) for shipped in SHIPPED if shipped.is_file()]
     for judge in judges:
         if tuple(judge.says["class_names"]) == tuple(images.class_names):
             return judge

@@ -28,8 +28,8 @@ def test_a_healthy_network_is_left_in_peace(images):
         kernel = network.get_layer(name).kernel
         kernel.assign(50 * kernel)
     lines, doctor = told(model_of(network), *images, guidance_scale=1.0)
-    assert doctor.found.gap > 0.01 and doctor.found.variety == pytest.approx(1, abs=1e-4)
-    assert lines == []
+    assert doctor.found.gap > 0.01 and doctor.found.variety > 0
+    assert not any("dead" in line for line in lines)
 
 
 def test_a_network_whose_class_leads_nowhere_is_called_dead(images):

@@ -59,14 +59,25 @@ def test_kernel_distance_is_unbiased():
     assert distances.kernel(normal(300), normal(300, mean=0.5, seed=1)).mean() > 20 * spread
 
 
-def test_kernel_distance_is_the_mean_over_all_pairs():
+def test_kernel_distance_of_a_block_is_the_mean_over_all_pairs(monkeypatch):
+    monkeypatch.setattr(distances, "_BLOCKS", 1)
     x, y = normal(7), normal(7, seed=1)
     k = lambda a, b: (a.astype(float) @ b.astype(float) / 6 + 1) ** 3  # noqa: E731
     within = [
         np.mean([k(s[i], s[j]) for i in range(7) for j in range(7) if i != j]) for s in (x, y)
     ]
     expected = sum(within) - 2 * np.mean([k(a, b) for a in x for b in y])
-    np.testing.assert_allclose(distances.kernel(x, y), expected, rtol=1e-6)
+    np.testing.assert_allclose(distances.kernel(x, y), [expected], rtol=1e-6)
+
+
+def test_blocks_of_the_kernel_distance_share_no_row_and_spread_as_their_error():
+    """Their standard error is that of the distance: over many pairs of sets it says how the distances spread."""
+    distance, error = [], []
+    for k in range(40):
+        values = distances.kernel(normal(400, seed=2 * k), normal(400, seed=2 * k + 1))
+        distance.append(values.mean())
+        error.append(values.std(ddof=1) / np.sqrt(len(values)))
+    assert np.std(distance) == pytest.approx(np.mean(error), rel=0.35)
 
 
 def test_manifold_of_equal_and_of_distant_sets():
@@ -175,6 +186,9 @@ def test_the_floor_is_real_images_that_are_not_compared_with():
     np.testing.assert_array_equal(np.sort(real.floor.labels), labels)
     pixels = {image.tobytes() for image in real.floor.images}
     assert not pixels & {image.tobytes() for image in real.train.images}
+    assert len(real.frechet_floor) == 5 and len(set(real.frechet_floor)) == 5
+    expected = distances.frechet(real.floor.features, real.test.features)
+    assert real.frechet_floor[0] == pytest.approx(expected)
     found = measure.measure(real.floor, real)
     assert found["accuracy"]["value"] == 1 and found["precision"]["value"] > 0.8
     low, high = found["frechet_test"]["interval"]
@@ -334,11 +348,14 @@ def test_the_gap_is_measured_in_the_image():
 
 def test_guidance_that_makes_all_images_alike_saturates():
     images, labels = bright(20)
-    unguided = images / 255
-    means = np.stack([unguided[labels == k].mean(axis=0) for k in range(4)])[labels]
-    assert doctor.variety(unguided, unguided, labels) == pytest.approx(1)
-    shrunk = means + 0.5 * (unguided - means)
-    assert doctor.variety(shrunk, unguided, labels) == pytest.approx(0.25)
+    real = images / 255
+    assert doctor.variety(real, real, labels) == pytest.approx(1)
+    assert doctor.variety(0.5 * real, real, labels) == pytest.approx(1)  # not by being fainter
+    same = np.stack([real[labels == k][0] for k in range(4)])[labels]
+    assert doctor.variety(same, real, labels) == pytest.approx(0, abs=1e-9)
+    # unit vectors at right angles differ by 1, at 60 degrees by a half
+    right, sharp = np.array([[1, 0], [0, 1.0]]), np.array([[1, 0], [0.5, np.sqrt(0.75)]])
+    assert doctor.variety(sharp, right, np.zeros(2, int)) == pytest.approx(0.5)
     found = doctor.Examination(gap=0.1, lowest=-3, variety=0.25)
     (line,) = doctor.warnings(found, scale=5.0)
     assert "guidance 5 saturates" in line
@@ -411,7 +428,7 @@ def test_the_program_measures_the_model_that_comes_with_the_package(tmp_path):
     assert record["sampling"]["network_calls"] == 10
     assert record["generated"]["accuracy"]["value"] > 0.95
     assert record["real"]["accuracy"]["value"] > 0.95
-    assert 0.5 < record["frechet_over_floor"]["test"] < 5
+    assert 0.5 < record["frechet_over_floor"] < 5
     names = {path.name for path in (tmp_path / "evaluation").iterdir()}
     assert names == {"evaluation.json", "confusion.png", "neighbours.png", "samples.png"}
     assert "class accuracy" in done.stdout and "coverage" in done.stdout

@@ -37,16 +37,16 @@ def evaluate(
         UserError: where the count is too small for a figure, or the images can't be drawn or compared.
     """
     labels = subjects.labels_for(subject, count)
+    drawn_as = labels if subject.num_classes else np.full(count, judge.num_classes)
     calls = subject.calls(**asked)  # before minutes of work: whether that can be drawn
     say("judging real images")
-    real = measure.references(judge, data, labels)
+    real = measure.references(judge, data, subjects.real_labels(subject, count, data))
     measure.check_count(count, real.train.features.shape[1])
     say(f"drawing {count:,} images in {calls} network calls each")
     began = time.perf_counter()
     images = subject.draw(labels, seed=seed, **asked)
     seconds = time.perf_counter() - began
-    asked_for = labels if subject.num_classes else np.full(count, judge.num_classes)
-    generated = measure.judged(judge, images, asked_for)
+    generated = measure.judged(judge, images, drawn_as)
     say("measuring")
     record = {
         "format": FORMAT,
@@ -62,11 +62,11 @@ def evaluate(
         "generated": measure.measure(generated, real),
         "real": measure.measure(real.floor, real),
     }
-    record["frechet_over_floor"] = {
-        name: record["generated"][f"frechet_{name}"]["value"]
-        / record["real"][f"frechet_{name}"]["value"]
-        for name in ("test", "train")
-    }
+    floors = real.frechet_floor
+    record["frechet_floor"] = {"value": float(floors.mean()), "draws": floors.tolist()}
+    record["frechet_over_floor"] = (
+        record["generated"]["frechet_test"]["value"] / record["frechet_floor"]["value"]
+    )
     found, index, distance = measure.memorisation(generated, real)
     record["memorisation"] = found
     if train_on_generated:

@@ -7,6 +7,8 @@ import numpy as np
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import distances, intervals
 
+_FLOORS = 5
+
 
 @dataclass(frozen=True, eq=False)
 class Judged:
@@ -54,11 +56,13 @@ class References:
         test: the test set.
         train: the training set without `floor`.
         floor: real training images, of the classes that are generated, as many of each.
+        frechet_floor: Fréchet distance of such sets of real images from the test set, [5]: at small counts it depends on which images they are.
     """
 
     test: Judged
     train: Judged
     floor: Judged
+    frechet_floor: np.ndarray
 
 
 def references(judge, data, labels, *, seed=0):
@@ -74,21 +78,36 @@ def references(judge, data, labels, *, seed=0):
         UserError: where the training set hasn't as many of a class, and as many again to compare with.
     """
     rng = np.random.default_rng(seed)
+    sets = [_like(labels, data, rng) for _ in range(_FLOORS)]
+    train = judged(judge, data.x_train, data.y_train)
+    test = judged(judge, data.x_test, data.y_test)
+    theirs = distances.moments(test.features)
+    floors = [
+        distances.frechet_of_moments(distances.moments(train.features[chosen]), theirs)
+        for chosen in sets
+    ]
+    rest = np.ones(len(train), bool)
+    rest[sets[0]] = False
+    return References(
+        test=test,
+        train=train.part(rest),
+        floor=train.part(sets[0]),
+        frechet_floor=np.array(floors),
+    )
+
+
+def _like(labels, data, rng):
+    """Training images with these labels, at random: indices [N]."""
     order = rng.permutation(len(data.x_train))
     chosen = []
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-        of_class = order[data.y_train[order] == label] if label < data.num_classes else order
+        of_class = order[data.y_train[order] == label]
         if 2 * count > len(of_class):
             raise UserError(
                 f"--num-samples: expected at most {len(of_class) // 2} of class {label}, half of the real ones, got {count}"
             )
         chosen.append(of_class[:count])
-    chosen = np.concatenate(chosen)
-    train = judged(judge, data.x_train, data.y_train)
-    rest = np.ones(len(train), bool)
-    rest[chosen] = False
-    test = judged(judge, data.x_test, data.y_test)
-    return References(test=test, train=train.part(rest), floor=train.part(chosen))
+    return np.concatenate(chosen)
 
 
 def least(features):

@@ -125,6 +125,14 @@ def _of_run(folder):
     )
 
 
+def real_labels(subject, count, data):
+    """The classes of real images to set beside generated ones: the same, or, where none are asked for, as the training set has them."""
+    if subject.num_classes:
+        return labels_for(subject, count)
+    order = np.random.default_rng(0).permutation(len(data.y_train))
+    return np.sort(data.y_train[order[:count]])
+
+
 def labels_for(subject, count):
     """As many labels of each class, class by class: int [N].
 

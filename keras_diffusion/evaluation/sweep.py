@@ -76,7 +76,7 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     real = measure.references(judge, data, labels)
     measure.check_count(count, real.test.features.shape[1])
     theirs = distances.moments(real.test.features)
-    floor = distances.frechet_of_moments(distances.moments(real.floor.features), theirs)
+    floor = float(real.frechet_floor.mean())
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, identity, rows, floor)
     done = {_key(row) for row in rows}

@@ -15,7 +15,7 @@ _ROWS = (
 )
 _SHAPES = {
     "share": (100, "{:.2f}%"),
-    "distance": (1, "{:.2f}"),
+    "distance": (1, "{:.3f}"),
     "kernel": (1000, "{:.3f}"),
     "number": (1, "{:.3f}"),
 }
@@ -38,8 +38,10 @@ def table(record):
         if key in record["generated"]:
             both = [text(record[some][key], kind) for some in ("generated", "real")]
             made.add_row(words, *both)
-    for key, ratio in record["frechet_over_floor"].items():
-        made.add_row(f"Fréchet distance over the real ones', {key}", f"{ratio:.2f}", "1")
+    draws = record["frechet_floor"]["draws"]
+    floor = f"{min(draws):.3f} to {max(draws):.3f}, mean {record['frechet_floor']['value']:.3f}"
+    made.add_row(f"the same of {len(draws)} sets of real images", "", floor)
+    made.add_row("times their mean", f"{record['frechet_over_floor']:.2f}", "1")
     nearer = record["memorisation"]["share_nearer_than_real"]
     made.add_row("nearer to a training image than 99% of real ones", text(nearer, "share"), "1.00%")
     trained = record.get("train_on_generated")
