@@ -224,6 +224,7 @@ class GuidanceDoctor(keras.callbacks.Callback):
         guidance_scale: of the samples.
         num_steps: of the samples; 0 draws none.
         every: epochs from one look to the next.
+        after: training steps before which nothing is said: a class is heard late.
         say: function of a line.
 
     Attributes:
@@ -234,12 +235,21 @@ class GuidanceDoctor(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, images, labels, *, judge=None, guidance_scale=5.0, num_steps=5, every=1, say=print
+        self,
+        images,
+        labels,
+        *,
+        judge=None,
+        guidance_scale=5.0,
+        num_steps=5,
+        every=1,
+        after=1000,
+        say=print,
     ):
         super().__init__()
         self.images, self.labels = np.asarray(images, np.float32), np.asarray(labels, np.int64)
         self.judge, self.guidance_scale, self.num_steps = judge, guidance_scale, num_steps
-        self.every, self.say = every, say
+        self.every, self.after, self.say = every, after, say
         self.losses, self.found = [], None
 
     def on_epoch_end(self, epoch, logs=None):
@@ -247,6 +257,8 @@ class GuidanceDoctor(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         self.found = self.examine()
+        if self.model.step.numpy() < self.after:
+            return
         lines = doctor.warnings(self.found, scale=self.guidance_scale)
         stuck = doctor.plateau(self.losses, self.found, self.model.prediction)
         for line in [*lines, *([stuck] if stuck else [])]:

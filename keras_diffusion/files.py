@@ -20,33 +20,46 @@ def replacing(path):
         beside.unlink(missing_ok=True)
 
 
-def check_replaceable(path, *, made):
+def check_replaceable(path, *, made, only=None):
     """Whether a folder is new, empty or ours to replace.
 
+    Args:
+        path: the folder.
+        made: a file that every such folder has: one that lacks it is somebody else's.
+        only: names of everything that we put there: nothing else may be lost with it; None where anything may be.
+
     Raises:
-        UserError: where `path` is there and lacks the file `made`, which every folder of ours has.
+        UserError: where it isn't.
     """
     path = pathlib.Path(path)
-    theirs = not path.is_dir() or (not (path / made).is_file() and any(path.iterdir()))
-    if path.exists() and theirs:
+    if not path.exists():
+        return
+    wanted = f"{path}: expected a new folder, or one with {made} in it to replace"
+    if not path.is_dir():
+        raise UserError(f"{wanted}, got a file")
+    names = {entry.name for entry in path.iterdir()}
+    if names and made not in names:
+        raise UserError(f"{wanted}, got a folder with {sorted(names)[0]} in it")
+    others = sorted(names - set(only or names))
+    if others:
         raise UserError(
-            f"{path}: expected a new folder, or one with {made} in it to replace, got something else"
+            f"{path}: expected nothing in it that would be lost, got {others[0]}; move it away or name another folder"
         )
 
 
 @contextlib.contextmanager
-def replacing_folder(path, *, made):
+def replacing_folder(path, *, made, only=None):
     """A folder beside `path` to fill; it takes the place of `path` when the block ends well, else it is removed.
 
     Args:
         path: the folder that is wanted, with the folders above it made too.
-        made: a file that every such folder has: one that lacks it is somebody else's.
+        made, only: as `check_replaceable` takes them.
 
     Raises:
         UserError: where `path` is there and somebody else's, or can't be written.
     """
     path = pathlib.Path(path).resolve()  # of a link, what it stands for is replaced
-    check_replaceable(path, made=made)
+    check_replaceable(path, made=made, only=only)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     before = path.with_name(f".{path.name}.{os.getpid()}.before")
     try:

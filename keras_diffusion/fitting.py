@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_diffusion
-from keras_diffusion import illustrate, nn, pipeline, schedules, settings
+from keras_diffusion import course, illustrate, nn, pipeline, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sessions import Session
@@ -112,10 +112,17 @@ def _new_model(asked, data, steps_per_epoch):
         schedules.from_config(recipe.schedule),
         prediction=recipe.prediction,
         ema_decay=asked.ema_decay,
+        min_snr=recipe.min_snr,
+        stratified=recipe.stratified,
         seed=asked.seed,
     )
     rate = recipe.learning_rate
-    if recipe.decays:
+    if recipe.cosine:
+        warmup, fall = course.rise_and_fall(asked.epochs * steps_per_epoch)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, fall, warmup_target=rate, warmup_steps=warmup
+        )
+    elif recipe.decays:
         rate = keras.optimizers.schedules.ExponentialDecay(
             rate, steps_per_epoch, 0.1 ** (1 / asked.epochs), staircase=True
         )
@@ -154,6 +161,8 @@ def _describe(network, model=None):
             "prediction": model.prediction,
             "ema_decay": model.ema_decay,
             "label_dropout": model.label_dropout,
+            "min_snr": model.min_snr,
+            "stratified": model.stratified,
             "optimizer": keras.saving.serialize_keras_object(model.optimizer),
         }
     return described

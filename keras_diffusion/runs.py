@@ -9,12 +9,13 @@ import os
 import pathlib
 import zipfile
 
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, shown
 from keras_diffusion.files import replacing
 
 FORMAT = 1
 COLUMNS = ("epoch", "step", "loss", "learning_rate", "images_per_second")
 _PARSE = {"epoch": int, "step": int}
+_KINDS = {str: "text", dict: "an object", list: "a list"}
 _REQUIRED = {"status": str, "settings": dict, "data": dict, "figures": list}
 
 
@@ -62,8 +63,15 @@ class Run:
         """
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self._record}: expected a readable run.json, got: {error}") from None
+        except OSError as error:
+            raise UserError(
+                f"{self._record}: expected a file that can be read, got: {error.strerror}"
+            ) from None
+        except ValueError as error:
+            line = getattr(error, "lineno", 1)
+            raise UserError(
+                f"{self._record}: expected JSON, got something else in line {line}"
+            ) from None
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UserError(
                 f"{self._record}: expected a run.json of format {FORMAT}, got another one"
@@ -71,7 +79,7 @@ class Run:
         for name, kind in _REQUIRED.items():
             if not isinstance(record.get(name), kind):
                 raise UserError(
-                    f"{self._record}: expected {name!r} as {kind.__name__}, got {record.get(name)!r}"
+                    f"{self._record}: expected a field {name!r} ({_KINDS[kind]}), got {shown(record.get(name))}"
                 )
         return record
 

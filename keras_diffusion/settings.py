@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_diffusion import course
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, shown
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 XLA = ("auto", "on", "off")
-EMA_DECAY = {"default": 0.999, "course": None}
+EMA_DECAY = {"default": 0.999, "course": None, "best": 0.999}
 _CHOICES = {"recipe": tuple(EMA_DECAY), "xla": XLA, "precision": PRECISIONS}
 _LOWEST = {"width": 1, "epochs": 0, "batch_size": 1, "limit": 1, "seed": 0}
 
@@ -22,7 +22,7 @@ class Settings:
 
     Attributes:
         part, edition: of the course.
-        recipe: "course": to the letter. "default": the same with averaged weights for sampling.
+        recipe: "course": to the letter. "default": the same with averaged weights for sampling. "best": `course.best`.
         width, epochs, batch_size: D, number of epochs, images in a step.
         data: name or file, as given.
         limit: only so many training images; None for all.
@@ -45,7 +45,8 @@ class Settings:
     @property
     def course(self):
         """The row of the course's table."""
-        return course.recipe_of(self.part, edition=self.edition)
+        row = course.recipe_of(self.part, edition=self.edition)
+        return course.best(row) if self.recipe == "best" else row
 
     @property
     def ema_decay(self):
@@ -90,6 +91,8 @@ def resolve(given, before=None):
             option = name.replace("_", "-")
             raise UserError(f"--{option}: part {given['part']} trains nothing; leave it out")
     chosen = {name: getattr(recipe, name) for name in ("width", "epochs", "batch_size")}
+    if given.get("recipe") == "best":
+        course.best(recipe)
     # A part is known by the part that trains it: 2.6 and 2.5 are one run.
     return Settings(**{**chosen, **given, "part": recipe.parts[0]})
 
@@ -105,7 +108,10 @@ def _check_fields(before):
         if good and value is not None and field.name in _LOWEST:
             good = value >= _LOWEST[field.name]
         if not good:
-            raise UserError(f"run.json: expected {field.name!r} among the settings, got {value!r}")
+            got = shown(value) if field.name in before else "none"
+            raise UserError(
+                f"run.json: expected a setting {field.name!r} that fit.py takes, got {got}"
+            )
     unknown = set(before) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
         raise UserError(f"run.json: expected no other settings, got {sorted(unknown)}")
@@ -137,5 +143,6 @@ def from_json(fields):
         UserError: where a field is missing, unknown or of another type, or the part doesn't exist.
     """
     _check_fields(fields)
-    course.recipe_of(fields["part"], edition=fields["edition"])
-    return Settings(**fields)
+    settings = Settings(**fields)
+    settings.course  # noqa: B018  (a part or a recipe that doesn't exist is an error)
+    return settings

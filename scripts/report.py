@@ -28,7 +28,9 @@ def parse(arguments):
     """The command line; None where an option wasn't given."""
     parser = cli.Parser(prog="report.py", description=__doc__)
     parser.add_argument("--runs", help="folder with runs in it (runs; with --quick runs/quick)")
-    parser.add_argument("--out", default="report", help="folder of the page (report)")
+    parser.add_argument(
+        "--out", default="report", help="folder of the page, replaced whole (report)"
+    )
     parser.add_argument("--author", help="whose write-up it is")
     parser.add_argument(
         "--single-file", action="store_true", help="put the pictures into index.html"
@@ -41,6 +43,8 @@ def parse(arguments):
     )
     parser.add_argument("--data", help="with --quick or --full, as for fit.py")
     options = parser.parse_args(arguments)
+    if options.runs == "":
+        parser.error("--runs: expected a folder, got ''")
     if not (options.quick or options.full) and (options.width or options.data):
         parser.error("--width, --data: expected with --quick or --full, which train, got neither")
     return options
@@ -63,7 +67,9 @@ def train(options, folder):
         print(f"run {k} of {len(left)}: {command}", flush=True)
         status = run_fit(shlex.split(command)[2:])
         if status == cli.INTERRUPTED:
-            raise KeyboardInterrupt("stopped; the same command goes on")
+            raise KeyboardInterrupt(
+                "stopped; report.py with the same options goes on with all of it"
+            )
         if status:
             raise UserError(
                 f"expected {want.name} to be trained, got status {status} from: {command}"
@@ -84,8 +90,9 @@ def main():
     cli.need("jinja2", "latex2mathml", "matplotlib", extra="train")
     from keras_diffusion.report import page
 
-    check_replaceable(options.out, made=page.MADE)  # before hours of training
-    folder = pathlib.Path(options.runs or ("runs/quick" if options.quick else "runs"))
+    check_replaceable(options.out, made=page.MADE, only=page.ONLY)  # before hours of training
+    usual = "runs/quick" if options.quick else "runs"
+    folder = pathlib.Path(usual if options.runs is None else options.runs)
     if options.quick or options.full:
         train(options, folder)
     found, unreadable = find(folder)
@@ -101,6 +108,8 @@ def main():
         print(f"left out: {name}: {reason}")
     for entry in missing:
         print(f"missing: {entry.what}: {entry.command}")
+    if missing and not (options.quick or options.full):
+        print("all that is missing at once: the same with --full; in a small size with --quick")
     print(f"{count(len(found), 'run')}: {os.path.join(options.out, 'index.html')}")
     return 0
 

@@ -19,7 +19,11 @@ def parse(arguments):
     parser = cli.Parser(prog="train_judge.py", description=__doc__)
     parser.add_argument("--data", default="mnist", help="as for fit.py (mnist)")
     parser.add_argument("--epochs", type=cli.integer(1), default=10, help="(10)")
-    parser.add_argument("--flip", action="store_true", help="mirror images in training")
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="mirror images in training, in place of turning them a little",
+    )
     parser.add_argument("--width", type=cli.integer(1, 1024), default=32, metavar="D", help="(32)")
     parser.add_argument("--seed", type=cli.integer(0, 2**32 - 1), default=0, help="(0)")
     parser.add_argument(

@@ -115,3 +115,35 @@ def test_resuming_takes_the_old_values_and_refuses_others():
         settings.resolve({"part": "2.5", "width": 64}, before)
     with pytest.raises(UserError, match="--part was 2.5"):
         settings.resolve({"part": "2.2"}, before)
+
+
+def test_our_own_recipe_differs_where_it_says_and_has_no_one_to_compare_with():
+    ours, theirs = (
+        settings.resolve({"part": "2.5", "recipe": name}).course for name in ("best", "course")
+    )
+    assert ours.prediction == "v" and theirs.prediction == "eps"
+    assert ours.schedule["name"] == "cosine" and ours.min_snr == 5 and ours.stratified
+    assert ours.staff_loss is None and ours.student_losses == ()
+    same = ("parts", "conditioning", "num_classes", "width", "epochs", "batch_size", "figures")
+    assert all(getattr(ours, name) == getattr(theirs, name) for name in same)
+
+
+@pytest.mark.parametrize("given", [{"part": "1.2.1"}, {"part": "2.5", "edition": "flow"}])
+def test_our_own_recipe_is_for_ddpm(given):
+    with pytest.raises(UserError) as error:
+        settings.resolve({**given, "recipe": "best"})
+    assert "2.2, 2.5" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_cosine_rises_and_falls_as_kerass():
+    import keras
+
+    recipe = settings.resolve({"part": "2.5", "recipe": "best"}).course
+    for steps in (1, 5, 40, 3000):
+        warmup, fall = course.rise_and_fall(steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, fall, warmup_target=recipe.learning_rate, warmup_steps=warmup
+        )
+        for step in {0, warmup - 1, warmup, steps // 2, steps - 1}:
+            expected = recipe.learning_rate_at(step, steps_per_epoch=steps, epochs=1)
+            assert float(rate(step)) == pytest.approx(expected, abs=1e-8)

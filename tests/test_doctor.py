@@ -17,7 +17,9 @@ def model_of(network, **arguments):
 
 def told(model, images, labels, *, epochs=1, **options):
     lines = []
-    doctor = kd.GuidanceDoctor(images[:6], labels[:6], num_steps=2, say=lines.append, **options)
+    doctor = kd.GuidanceDoctor(
+        images[:6], labels[:6], num_steps=2, after=0, say=lines.append, **options
+    )
     model.fit(images, labels, epochs=epochs, batch_size=12, verbose=0, callbacks=[doctor])
     return lines, doctor
 

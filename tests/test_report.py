@@ -112,7 +112,8 @@ def made(place, **options):
     """(text of the page, what is missing)."""
     out = place.parent / "report"
     missing = page.write(*find(place), out=out, runs_folder=place, **options)
-    return (out / "index.html").read_text(encoding="utf-8"), missing
+    text = (out / "index.html").read_text(encoding="utf-8")
+    return re.sub("<span>([^<]*)</span>", r"\1", text), missing  # words of commands stand in them
 
 
 def section_of(text, part):
@@ -143,6 +144,7 @@ def test_a_whole_page_lacks_nothing(place):
     text, missing = made(place)
     assert missing == []
     assert "Missing" not in text and 'id="missing"' not in text
+    assert "part-2.5-5-epochs</p>" in text  # each card says whose it is
     order = re.findall(r'<section id="part-([\d.]+)">', text)
     assert order == list(course.PARTS)
 
@@ -211,7 +213,8 @@ def test_other_peoples_losses_do_not_stand_beside_other_data_or_unfinished_runs(
 
 def test_digits_are_shown_before_other_data(place):
     leave_run(place / "part-2.5-z", "2.5", width=128, data_name="fashion", classes=["shoe"] * 10)
-    assert "Other runs of this part: part-2.5-z" in section_of(made(place)[0], "2.5")
+    text = section_of(made(place)[0], "2.5")
+    assert re.findall(r'data-pair="[^"]*">([^<]*)</a>', text) == ["part-2.5-z"]
 
 
 def test_each_machine_is_named(place):
@@ -271,14 +274,15 @@ def test_better_runs_are_shown_and_the_others_named(place):
     leave_run(place / "unfinished", "2.5", width=128, status="interrupted")
     text = section_of(made(place)[0], "2.5")
     assert "loss of wide" in text and "loss of unfinished" not in text
-    assert "Other runs of this part: part-2.5, unfinished" in text
+    others = re.findall(r'data-pair="[^"]*">([^<]*)</a>', text)
+    assert others == ["part-2.5", "unfinished"]
 
 
 def test_a_run_of_another_length_is_better_than_none(tmp_path):
     leave_run(tmp_path / "runs" / "demo", "2.5", epochs=8)
     text, missing = made(tmp_path / "runs")
     assert "samples of demo, epoch 8" in text
-    lengths = [entry.what for entry in missing if entry.what.startswith("2.5")]
+    lengths = [entry.what for entry in missing if "2.5, DDPM" in entry.what]
     assert lengths == ["2.5, DDPM: a run of 5 epochs", "2.5, DDPM: a run of 20 epochs"]
 
 
@@ -293,9 +297,15 @@ def test_an_empty_folder_gives_a_page_of_commands_that_work(tmp_path):
         options = fit.parse(shlex.split(entry.command)[2:])
         assert str(tmp_path / "runs") in options.out
         assert html.escape(entry.command) in text
-    parts = [entry.what for entry in missing]
-    assert len(parts) == len(set(parts)) and "1.1, DDPM" in parts
+    assert [entry.what for entry in missing] == [
+        "1.1, DDPM; 1.2, DDPM; 1.2.1, DDPM: a run of 5 epochs",  # one run brings all of them
+        "2.1, DDPM; 2.2, DDPM: a run of 20 epochs",
+        "2.2, DDPM: a run of 5 epochs",
+        "2.4, DDPM; 2.5, DDPM: a run of 20 epochs",
+        "2.5, DDPM: a run of 5 epochs",
+    ]
     assert 'id="part-1.2.3"' not in text  # asked for by one edition only
+    assert "1.2.3, 2.2, flow matching, 2.5, flow matching" in text and "--edition flow" in text
     assert 'id="comparison"' not in text
 
 
@@ -306,6 +316,21 @@ def test_missing_runs_are_asked_for_at_the_size_and_with_the_data_of_the_others(
     options = script("fit").parse(shlex.split(command)[2:])
     assert (options.width, options.data, options.epochs) == (24, "some file.npz", 5)
     assert options.out == str(tmp_path / "runs" / "part-2.5-5-epochs")
+    assert options.batch_size is None
+
+
+def test_the_missing_runs_of_a_quick_page_are_those_that_quick_makes(tmp_path):
+    wanted = plan.wanted("ddpm", **plan.QUICK)
+    leave_run(tmp_path / "runs" / wanted[0].name, "1.2.1", **plan.QUICK)
+    _, missing = made(tmp_path / "runs")
+    fit = script("fit")
+    options = [vars(fit.parse(shlex.split(entry.command)[2:])) for entry in missing]
+    asked = [
+        settings.resolve({k: v for k, v in some.items() if k not in ("out", "resume", "force")})
+        for some in options
+    ]
+    for want in wanted[2:]:  # without 1.2.1, which is there, and 1.2.3, which is optional
+        assert want.asked in asked
 
 
 def test_the_folder_of_a_missing_run_is_not_one_that_is_there(tmp_path):
@@ -321,7 +346,10 @@ def test_a_figure_that_cannot_be_read_is_named_and_left_out(place, how):
     path.write_bytes(path.read_bytes()[:40]) if how == "damaged" else path.unlink()
     text, missing = made(place)
     (entry,) = missing
-    assert entry.what == f"part-2.5: the figure samples after epoch 5 is {how} (the run anew)"
+    assert (
+        entry.what
+        == f"figures of part-2.5: samples after epoch 5 ({how}); they take a new training"
+    )
     assert entry.command.endswith("--force")
     assert "part-2.5/samples_epoch_005.png" not in text
     assert "part-2.5/samples_epoch_020.png" in text
@@ -399,6 +427,15 @@ def test_metrics_that_are_none_make_a_run_unreadable(place, rows):
     assert folder == "part-2.5" and "metrics.csv" in reason
 
 
+@pytest.mark.parametrize("lost", ["run.json", "metrics.csv"])
+def test_a_run_that_has_lost_a_file_is_named(place, lost):
+    (place / "part-2.5" / lost).unlink()
+    text, _ = made(place)
+    _, ((folder, reason),) = find(place)
+    assert folder == "part-2.5" and reason.startswith(lost)
+    assert "part-2.5: " + reason in html.unescape(text)
+
+
 def test_losses_that_are_not_finite_are_called_so(place):
     path = place / "part-2.5" / "metrics.csv"
     path.write_text(",".join(runs.COLUMNS) + "\n1,1,nan,1,1\n1,2,inf,1,1\n")
@@ -434,7 +471,7 @@ def test_half_an_animation_is_a_damaged_one(place):
     path = place / "part-2.5" / "figures" / "sampling.gif"
     path.write_bytes(path.read_bytes()[:-20])
     _, (entry,) = made(place)
-    assert "the figure sampling is damaged" in entry.what
+    assert "sampling (damaged)" in entry.what
 
 
 def test_many_runs_are_compared_within_their_part(place):
@@ -508,12 +545,23 @@ def test_a_folder_of_somebody_elses_stays(place):
     assert (out / "index.html").read_text() == "a home page"
 
 
+def test_what_somebody_put_beside_the_page_is_not_lost(place):
+    made(place)
+    notes = place.parent / "report" / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(UserError) as error:
+        made(place)
+    assert "notes.txt" in one_line(error) and notes.read_text() == "mine"
+
+
 def test_a_failure_leaves_the_old_page_and_nothing_else(place, monkeypatch):
-    before = made(place)[0]
+    made(place)
+    index = place.parent / "report" / "index.html"
+    before = index.read_text()
     monkeypatch.setattr(page, "comparison", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made(place)
-    assert (place.parent / "report" / "index.html").read_text() == before
+    assert index.read_text() == before
     assert sorted(path.name for path in place.parent.iterdir()) == ["report", "runs"]
 
 
@@ -522,7 +570,7 @@ def test_any_two_runs_can_be_compared(place):
     trained = [run for run in find(place)[0] if run.trained]
     pairs = json.loads(re.search(r'id="pairs">(.*?)</script>', text)[1])
     assert len(pairs) == len(trained) * (len(trained) - 1) // 2
-    options = re.findall(r"<option[^>]*>(\S+) \(", text.split('name="B"')[0])
+    options = re.findall(r'<option[^>]* data-run="([^"]*)"', text.split('name="B"')[0])
     assert sorted(options) == sorted(run.name for run in trained)
     two = [options.index(name) for name in ("part-2.5", "part-2.5-flow")]
     assert not pairs[f"{min(two)},{max(two)}"]["comparable"]
@@ -578,8 +626,8 @@ def test_the_same_file_by_another_path_is_the_same_data(tmp_path, monkeypatch):
 def test_the_folder_of_another_run_is_refused(tmp_path):
     leave_run(tmp_path / "part-2.5", "2.5", epochs=7)
     with pytest.raises(UserError) as error:
-        plan.outstanding(plan.wanted("ddpm"), find(tmp_path)[0])
-    assert "part-2.5" in one_line(error)
+        plan.outstanding(plan.wanted("ddpm", width=32), find(tmp_path)[0])
+    assert "part-2.5" in one_line(error) and "--epochs 7 in place of 20" in str(error.value)
 
 
 CASES = [
@@ -631,15 +679,18 @@ def test_the_program_makes_the_page_without_tensorflow(place):
     lines = done.stdout.splitlines()
     assert lines[0].startswith("left out: broken: ")
     assert lines[1].startswith(
-        "missing: part-2.5: the figure loss is missing (the run anew): python scripts/fit.py"
+        "missing: figures of part-2.5: loss (missing); they take a new training: python scripts/fit.py"
     )
-    assert lines[2] == "8 runs: report/index.html" and len(lines) == 3
+    assert lines[2].startswith("all that is missing at once: ")
+    assert lines[3] == "8 runs: report/index.html" and len(lines) == 4
     assert "Ada" in (place.parent / "report" / "index.html").read_text()
 
 
 BAD = [
     ([], "runs"),
     (["--runs", "a-file"], "a-file"),
+    (["--runs", ""], "''"),
+    (["--runs", "a-run"], "above"),
     (["--quick", "--full"], "--quick"),
     (["--width", "32"], "--width"),
     (["--quick", "--width", "0"], "0"),
@@ -653,8 +704,10 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "named"), BAD, ids=lambda value: " ".join(value))
 def test_wrong_input_is_one_line_and_status_2(tmp_path, arguments, named):
     (tmp_path / "a-file").touch()
-    (tmp_path / "theirs").mkdir()
+    for name in ("theirs", "a-run"):
+        (tmp_path / name).mkdir()
     (tmp_path / "theirs" / "file").touch()
+    (tmp_path / "a-run" / "run.json").touch()
     before = sorted(tmp_path.rglob("*"))
     done = report(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""

@@ -33,6 +33,7 @@ def reports(tmp_path_factory):
         leave_run(place / "runs" / f"part-{part}", part, size=(1600, 700))
     leave_run(place / "runs" / "a longer 'name' & #1", "2.5", epochs=5)
     leave_run(place / "runs" / "part-2.5-flow", "2.5", edition="flow")
+    leave_run(place / "runs" / "part-2.5 & narrower", "2.5", width=16)
     for kind in ("files", "single"):
         page.write(
             *find(place / "runs"),
@@ -89,7 +90,6 @@ def test_any_two_runs_can_be_chosen(chromium, reports, kind):
     visit = Visit(chromium, reports / kind / "index.html")
     page = visit.page
     labels = page.locator("select[name=A] option").all_inner_texts()
-    names = [label.split(" (")[0] for label in labels]
     seen = set()
     for a, b in ((0, 1), (3, 1), (4, 2)):
         page.locator("select[name=A]").select_option(index=a)
@@ -99,7 +99,7 @@ def test_any_two_runs_can_be_chosen(chromium, reports, kind):
         seen.add(page.get_attribute("#curves", "src"))
         for side, chosen in (("A", a), ("B", b)):
             title = page.inner_text(f"#side-{side} h3")
-            assert labels[chosen] == f"{names[chosen]} ({title})"
+            assert labels[chosen] == title
     assert len(seen) == (3 if kind == "files" else 2)  # two of the pairs have equal curves
     assert visit.broken_images() == [] and visit.complaints == []
 
@@ -110,7 +110,7 @@ def test_what_differs_is_marked_and_levels_of_different_targets_are_not_compared
 
     def choose(a, b):
         for side, name in (("A", a), ("B", b)):
-            index = next(k for k, label in enumerate(names) if label.startswith(f"{name} ("))
+            index = next(k for k, label in enumerate(names) if label.startswith(f"{name}: "))
             page.locator(f"select[name={side}]").select_option(index=index)
         marked = page.locator("#side-A .differs").evaluate_all(
             "rows => rows.map(r => r.dataset.fact)"
@@ -126,7 +126,17 @@ def test_what_differs_is_marked_and_levels_of_different_targets_are_not_compared
     marked, incomparable = choose("part-2.5", "part-2.5-flow")
     assert "part" in marked and incomparable
     marked, _ = choose("part-2.5", "part-2.5")
-    assert marked == [] and not page.is_visible("#curves")
+    assert marked == [] and not page.is_visible("#curves") and page.is_visible("#same-run")
+
+
+def test_a_link_brings_two_runs_together(chromium, reports):
+    page = Visit(chromium, reports / "files" / "index.html").page
+    page.locator("[data-pair]").first.click()
+    chosen = page.locator("select option:checked").evaluate_all(
+        "all => all.map(o => o.dataset.run)"
+    )
+    assert chosen == ["part-2.5", "part-2.5 & narrower"]
+    assert page.inner_text("#side-B h3").startswith("part-2.5 & narrower: ")
 
 
 def test_navigation_leads_to_each_part(chromium, reports):

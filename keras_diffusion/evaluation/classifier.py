@@ -17,7 +17,7 @@ def build(image_shape, num_classes, *, flip=False, width=32):
     Args:
         image_shape: (H, W, C).
         num_classes: K.
-        flip: whether training mirrors images; not for digits.
+        flip: whether training mirrors images, in place of turning them a little; not for digits.
         width: channels of the first block; the features are four times as many.
 
     Returns:
@@ -27,7 +27,8 @@ def build(image_shape, num_classes, *, flip=False, width=32):
     if flip:
         x = keras.layers.RandomFlip("horizontal", seed=1, name="flip")(x)
     x = keras.layers.RandomTranslation(SHIFT, SHIFT, fill_mode="constant", seed=2, name="shift")(x)
-    x = keras.layers.RandomRotation(TURN, fill_mode="constant", seed=3, name="turn")(x)
+    if not flip:
+        x = keras.layers.RandomRotation(TURN, fill_mode="constant", seed=3, name="turn")(x)
     for k in range(3):
         if k:
             x = keras.layers.MaxPooling2D(name=f"pool{k}")(x)

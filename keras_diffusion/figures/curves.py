@@ -69,7 +69,8 @@ def loss_curves(curves):
             window = min(losses.size // 40, 500) | 1
             thin = slice(None, None, max(losses.size // 500, 1))
             means.append(_running_mean(losses, window)[thin])
-            axes.plot(x[thin], means[-1], color=colour, lw=1.8)
+            marker = "o" if losses.size < 5 else ""
+            axes.plot(x[thin], means[-1], color=colour, lw=1.8, marker=marker)
         every = np.concatenate(means)
         _scale_losses(axes, every[np.isfinite(every)])
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))

@@ -25,6 +25,7 @@ class Card:
     """What one run shows of a part.
 
     Attributes:
+        run: its name.
         label, texts, command: what it is, what was done, and how to do it again.
         status: where it isn't finished, how far it came.
         outcome: (what, value) of losses and time.
@@ -33,6 +34,7 @@ class Card:
         architecture: the network, where it was trained.
     """
 
+    run: str
     label: str
     command: str
     status: str = ""
@@ -102,10 +104,14 @@ class Cards:
                 network = owed == ARCHITECTURE
                 label = f"D = {run.asked.width}" if network else run.record["data"]["name"]
                 shown = (figure(run, picture, owed=owed, store=self.store),)
-                column.cards.append(Card(label, run.command, figures=shown))
+                column.cards.append(Card(run.name, label, run.command, figures=shown))
                 return
-        what = f"{section.part}, {column.edition}"
-        column.missing.append(Missing(what, self._command(section.part, edition)))
+        brought_by = course.recipe_of(section.brought_by, edition=edition)
+        if self.runs_of(section.brought_by, edition):  # which drew none, or whose picture is lost
+            command = self.command(section.part, edition)
+        else:
+            command = self.command(section.brought_by, edition, brought_by.epochs)
+        column.missing.append(Missing(f"{section.part}, {column.edition}", command))
 
     def _fill_with_runs(self, column, section, edition):
         """A part that was trained: a card for the best run of each length that the course names."""
@@ -118,7 +124,7 @@ class Cards:
                 shown.append(best)
                 continue
             what = f"{section.trained_by}, {column.edition}: a run of {epochs} epochs"
-            command = self._command(section.trained_by, edition, epochs)
+            command = self.command(section.trained_by, edition, epochs)
             column.missing.append(Missing(what, command))
         # Of another length than the course's is better than nothing.
         shown = shown or sorted(runs, key=worth)[-1:]
@@ -148,6 +154,7 @@ class Cards:
             return tuple(figure(run, p, owed=names[p.name], store=self.store) for p in some)
 
         return Card(
+            run=run.name,
             label=words.label(run),
             command=run.command,
             status="" if run.finished else f"{run.record['status']}, {words.progress(run)}",
@@ -160,12 +167,14 @@ class Cards:
             else None,
         )
 
-    def _command(self, part, edition, epochs=None):
+    def command(self, part, edition, epochs=None):
         """The command that makes what is missing, with the data and the size of the runs that are there."""
         like = self.runs_of(course.recipe_of(part, edition=edition).parts[0], edition)
         like = like or [run for run in self.found if run.asked.edition == edition] or self.found
         best = max(like, key=worth, default=None)
-        kept = ("width", "data", "limit", "precision", "recipe")
+        kept = ["width", "data", "limit", "precision", "recipe"]
+        if best and best.asked.batch_size != best.recipe.batch_size and epochs:
+            kept.append("batch_size")
         values = {name: getattr(best.asked, name) for name in kept} if best else {}
         asked = settings.resolve({**values, "part": part, "edition": edition, "epochs": epochs})
         name = plan.free_name(plan.folder_name(asked), self.taken)
@@ -193,7 +202,7 @@ def owed_pictures(run, owed):
             continue
         after = f" after epoch {epoch}" if epoch else ""
         state = "damaged" if picture and picture.path.exists() else "missing"
-        lacking.append(f"the figure {owed.name.replace('_', ' ')}{after} is {state}")
+        lacking.append(f"{owed.name.replace('_', ' ')}{after} ({state})")
     return there, lacking
 
 
@@ -204,8 +213,8 @@ def _missing(section, run):
         state = "still going on, or killed" if state == "running" else state
         what = f"{section.trained_by}: the end of the run {run.name} ({state})"
         return [Missing(what, f"{run.command} --resume")]
-    return [
-        Missing(f"{run.name}: {what} (the run anew)", f"{run.command} --force")
-        for owed in section.owes
-        for what in owed_pictures(run, owed)[1]
-    ]
+    lacking = [what for owed in section.owes for what in owed_pictures(run, owed)[1]]
+    if not lacking:
+        return []
+    what = f"figures of {run.name}: {', '.join(lacking)}; they take a new training"
+    return [Missing(what, f"{run.command} --force")]

@@ -6,11 +6,10 @@ import numpy as np
 
 from keras_diffusion import figures
 from keras_diffusion.report import words
+from keras_diffusion.report.cards import worth
 from keras_diffusion.report.figure import figure
 from keras_diffusion.report.sections import EDITIONS, SECTIONS
 
-# What the page opens with: both editions' class-conditioned runs, or two lengths of one.
-_FIRST = ((("2.5", "ddpm"), ("2.5", "flow")), (("2.5", "ddpm"), ("2.5", "ddpm")))
 _MANY = 12  # of more runs, curves are drawn for those of one part only: they grow with the square
 _ALONE = ("architecture", "noising", "loss")  # pictures that say nothing beside another run's
 
@@ -28,12 +27,14 @@ def comparison(runs, store):
     """
     if len(runs) < 2:
         return None
-    pairs = {
-        f"{a},{b}": _pair(runs[a], runs[b], store=store, name=f"{a}-{b}")
+    pairs = [
+        (a, b)
         for a, b in itertools.combinations(range(len(runs)), 2)
         if len(runs) <= _MANY or runs[a].asked.part == runs[b].asked.part
-    }
-    return {"sides": [_side(run, store) for run in runs], "pairs": pairs, "first": _first(runs)}
+    ]
+    curves = {f"{a},{b}": _pair(runs[a], runs[b], store=store, name=f"{a}-{b}") for a, b in pairs}
+    sides = [_side(run, store) for run in runs]
+    return {"sides": sides, "pairs": curves, "first": _first(runs, pairs)}
 
 
 def _side(run, store):
@@ -58,7 +59,7 @@ def _side(run, store):
         for picture, kind in last
         if picture and picture.size
     ]
-    title = f"{asked.part}: {words.label(run)}"
+    title = f"{run.name}: {asked.part}, {words.label(run)}"
     return {"run": run.name, "title": title, "facts": facts, "figures": drawn}
 
 
@@ -77,14 +78,15 @@ def _curve(run):
     return np.cumsum(run.batches), run.losses
 
 
-def _first(runs):
-    kinds = [(run.asked.part, run.asked.edition) for run in runs]
-    for one, other in _FIRST:
-        pairs = [
-            (a, b)
-            for a, b in itertools.combinations(range(len(runs)), 2)
-            if (kinds[a], kinds[b]) == (one, other)
-        ]
-        if pairs:
-            return pairs[-1]
-    return 0, 1
+def _first(runs, pairs):
+    """The pair that the page opens with: both editions' class-conditioned runs where there are, the best of each."""
+
+    def score(pair):
+        one, other = (runs[k] for k in pair)
+        return (
+            bool(one.pictures and other.pictures), one.finished and other.finished,
+            one.asked.part == other.asked.part, one.asked.part == "2.5",
+            one.asked.edition != other.asked.edition, worth(one), worth(other),
+        )  # fmt: skip
+
+    return max(pairs, key=score)

@@ -137,6 +137,10 @@ def find(folder):
         UserError: where `folder` isn't one.
     """
     folder = pathlib.Path(folder)
+    if runs.Run(folder).exists():
+        raise UserError(
+            f"--runs: expected a folder with runs in it, got the run {str(folder)!r}; give the folder above it"
+        )
     if not folder.is_dir():
         raise UserError(
             f"--runs: expected a folder with runs in it, got {str(folder)!r}, which isn't one;"
@@ -145,6 +149,8 @@ def find(folder):
     found, unreadable = [], []
     for path in sorted(folder.iterdir()):
         if not runs.Run(path).exists():
+            if (path / "metrics.csv").is_file() or (path / "model.keras").is_file():
+                unreadable.append((ascii(path.name)[1:-1], "run.json: expected one, found none"))
             continue
         try:
             path.name.encode()  # what isn't UTF-8 can't stand in a page
@@ -169,6 +175,8 @@ def read(folder):
     asked = settings.from_json(record["settings"])
     _check(record)
     rows = run.read_metrics()
+    if asked.epochs and record["status"] == "finished" and not rows:
+        raise UserError("metrics.csv: expected the steps of a finished run, found none")
     columns = (np.array([row[c] for row in rows]) for c in ("step", "loss", "images_per_second"))
     steps, losses, rates = columns
     if not (np.all(np.diff(steps) > 0) and np.all(rates >= 0) and np.all(steps > 0)):

@@ -12,6 +12,7 @@ from keras_diffusion.report.comparison import comparison
 from keras_diffusion.report.sections import EDITIONS, SECTIONS
 
 MADE = "keras-diffusion-report.json"  # tells our folders from somebody else's, which may have an index.html too
+ONLY = (MADE, "index.html", "figures", "comparisons")
 
 
 def write(found, unreadable, *, out, runs_folder, author=None, single_file=False):
@@ -30,7 +31,7 @@ def write(found, unreadable, *, out, runs_folder, author=None, single_file=False
     Raises:
         UserError: where `out` is somebody else's folder, or can't be written.
     """
-    with replacing_folder(out, made=MADE) as folder:
+    with replacing_folder(out, made=MADE, only=ONLY) as folder:
         store = pictures.Inline() if single_file else pictures.Files(folder)
         cards = Cards(found, unreadable, store=store, runs_folder=runs_folder)
         shown = sections(cards)
@@ -45,6 +46,7 @@ def write(found, unreadable, *, out, runs_folder, author=None, single_file=False
             comparison=comparison(trained, store),
             missing=missing,
             unreadable=unreadable,
+            optional=optional(cards),
             digits=all(run.digits for run in found),
         )
         # Names of files need not be UTF-8; what isn't becomes a question mark.
@@ -75,6 +77,17 @@ def sections(cards):
         # One edition of the course alone asks for 1.2.3: it is shown where it was run.
         if section.part != "1.2.3" or cards.runs_of("1.2.3", "ddpm")
     ]
+
+
+def optional(cards):
+    """What one edition of the course alone asks for, and isn't there: list of `Missing`."""
+    left = []
+    if not cards.runs_of("1.2.3", "ddpm"):
+        left.append(Missing("1.2.3", cards.command("1.2.3", "ddpm", 5)))
+    if not any(run.asked.edition == "flow" for run in cards.found):
+        for part in ("2.2", "2.5"):
+            left.append(Missing(f"{part}, flow matching", cards.command(part, "flow", 10)))
+    return left
 
 
 def _template():

@@ -74,11 +74,21 @@ def outstanding(asked_for, found):
         holder = next((run for run in found if run.name == want.name), None)
         if holder:
             raise UserError(
-                f"--runs: expected no run in {holder.folder}, or one with the settings that are asked for now,"
-                " got another; move it away or give another --runs"
+                f"expected no run in {holder.folder}, or one with the settings that are asked for now,"
+                f" got one with {_difference(holder.asked, want.asked)}; move it away, or give --runs another folder"
             )
         left.append((want, False))
     return left
+
+
+def _difference(one, other):
+    """The first setting in which two differ, in words."""
+    name = next(
+        field.name
+        for field in dataclasses.fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    )
+    return f"--{name.replace('_', '-')} {getattr(one, name)} in place of {getattr(other, name)}"
 
 
 def _alike(one, other):

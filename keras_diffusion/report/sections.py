@@ -34,6 +34,7 @@ class Section:
         says: what was done, by edition; the editions that have it.
         formulas: LaTeX, by edition.
         owes: figures.
+        brought_by: the part whose run draws the figures too, where `trained_by` is None.
     """
 
     part: str
@@ -42,6 +43,7 @@ class Section:
     says: dict
     formulas: dict
     owes: tuple
+    brought_by: str | None = None
 
 
 ARCHITECTURE = Owed("architecture", alt="Diagram of the UNet's stages with their shapes")
@@ -105,6 +107,7 @@ SECTIONS = (
         },
         {},
         (ARCHITECTURE,),
+        brought_by="1.2.1",
     ),
     Section(
         "1.2",
@@ -113,6 +116,7 @@ SECTIONS = (
         {"ddpm": "Training pairs cost nothing: add Gaussian noise to an image."},
         {"ddpm": (r"z = x + \sigma\, \varepsilon, \quad \varepsilon \sim \mathcal{N}(0, I)",)},
         (Owed("noising", alt="Grid of test images, noised more from left to right"),),
+        brought_by="1.2.1",
     ),
     Section(
         "1.2.1",
@@ -164,6 +168,7 @@ SECTIONS = (
         },
         {"ddpm": _ADDED, "flow": _MULTIPLIED},
         (ARCHITECTURE,),
+        brought_by="2.2",
     ),
     Section(
         "2.2",
@@ -201,6 +206,7 @@ SECTIONS = (
         },
         {"ddpm": _WITH_CLASS, "flow": _WITH_CLASS},
         (ARCHITECTURE,),
+        brought_by="2.5",
     ),
     Section(
         "2.5",

@@ -53,6 +53,8 @@ def settings(run):
     """How a run was trained, in a sentence."""
     asked, record = run.asked, run.record
     extras = [] if asked.precision == "float32" else [asked.precision]
+    if asked.recipe == "best":
+        extras.append("our own recipe (v-prediction, cosine schedule, min-SNR weights)")
     if run.recipe.num_classes and "label_dropout" in record:
         extras.append(f"class hidden with probability {record['label_dropout']:g}")
     decay = record.get("ema_decay", asked.ema_decay)
@@ -65,6 +67,8 @@ def settings(run):
 
 def _adam(run):
     recipe = run.recipe
+    if recipe.cosine:
+        return f"Adam at {recipe.learning_rate:g}, falling to 0 as a cosine"
     try:
         rate = run.record["optimizer"]["config"]["learning_rate"]
         rate = rate["config"]["initial_learning_rate"] if isinstance(rate, dict) else rate

@@ -17,6 +17,7 @@
   offerPause();
   addEventListener('beforeprint', () => {
     for (const details of document.querySelectorAll('details')) details.open = true;
+    for (const button of document.querySelectorAll('.pause')) if (button.textContent === 'Pause') button.click();
   });
 
   const form = document.querySelector('.choice');
@@ -35,6 +36,7 @@
   const name = (run) => form.A.options[run].dataset.run;
 
   const curves = (pair, first, second) => {
+    document.getElementById('same-run').hidden = first !== second;
     document.querySelector('.curves').hidden = !pair; // a run beside itself, or of another part where there are many
     document.getElementById('same-noise').hidden = !pair?.same_noise;
     if (!pair) return;
@@ -56,6 +58,14 @@
     offerPause();
   };
 
+  document.addEventListener('click', ({ target }) => {
+    const pair = JSON.parse(target.dataset?.pair ?? '[]');
+    const options = [...form.A.options];
+    pair.forEach((run, k) => {
+      form[['A', 'B'][k]].value = options.findIndex((option) => option.dataset.run === run);
+    });
+    if (pair.length) show();
+  });
   form.addEventListener('change', show);
   form.hidden = false;
   show(); // a browser may have kept an earlier choice
