@@ -429,6 +429,7 @@ def test_the_program_measures_the_model_that_comes_with_the_package(tmp_path):
     assert record["generated"]["accuracy"]["value"] > 0.95
     assert record["real"]["accuracy"]["value"] > 0.95
     assert 0.5 < record["frechet_over_floor"] < 5
+    assert record["conditioning"]["gap"] > 0.03 and record["conditioning"]["warnings"] == []
     names = {path.name for path in (tmp_path / "evaluation").iterdir()}
     assert names == {"evaluation.json", "confusion.png", "neighbours.png", "samples.png"}
     assert "class accuracy" in done.stdout and "coverage" in done.stdout

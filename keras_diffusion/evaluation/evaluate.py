@@ -1,12 +1,13 @@
 """An evaluation: images are drawn, judged, and measured beside as many real ones."""
 
+import dataclasses
 import json
 import time
 
 import numpy as np
 
 from keras_diffusion import figures
-from keras_diffusion.evaluation import intervals, measure, subjects
+from keras_diffusion.evaluation import doctor, intervals, measure, subjects
 from keras_diffusion.files import replacing_folder
 
 FORMAT = 1
@@ -69,6 +70,11 @@ def evaluate(
     )
     found, index, distance = measure.memorisation(generated, real)
     record["memorisation"] = found
+    if subject.num_classes and subject.network:
+        scale = record["sampling"].get("guidance_scale", 1.0)
+        record["conditioning"] = _examine(subject, generated, real, scale)
+        for line in record["conditioning"]["warnings"]:
+            say(line)
     if train_on_generated:
         record["train_on_generated"] = _train(generated, real, data, say)
     with replacing_folder(folder, made="evaluation.json") as beside:
@@ -76,6 +82,28 @@ def evaluate(
         (beside / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         _draw(beside, subject, generated, real, record, index, distance)
     return record
+
+
+def _examine(subject, generated, real, scale):
+    """What the guidance doctor finds, on five images of each class."""
+    each = len(generated) // subject.num_classes
+    chosen = (np.arange(subject.num_classes)[:, None] * each + np.arange(min(5, each))).ravel()
+    some, labels = real.floor.images[chosen], generated.labels[chosen]
+    found = doctor.examine(
+        subject.network,
+        subject.schedule,
+        subject.prediction,
+        some,
+        labels,
+        null_label=subject.num_classes,
+    )
+    variety = doctor.variety(generated.images[chosen], some, labels)
+    found = dataclasses.replace(found, variety=variety)
+    return {
+        "gap": found.gap,
+        "variety": found.variety,
+        "warnings": doctor.warnings(found, scale=scale),
+    }
 
 
 def _train(generated, real, data, say):

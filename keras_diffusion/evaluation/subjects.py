@@ -19,6 +19,7 @@ class Subject:
     Attributes:
         name: as it was given.
         model: has `sample(labels, **asked)` as `DiffusionModel`.
+        network: callable (x, t, label) -> out, or None where the whole sampler is one graph.
         schedule, prediction: of its tableaus.
         num_classes, class_names, image_shape: of its images.
         defaults: arguments of `sample` that hold where none is given.
@@ -28,6 +29,7 @@ class Subject:
 
     name: str
     model: Any
+    network: Any
     schedule: Any
     prediction: str
     num_classes: int
@@ -95,6 +97,7 @@ def open_subject(path):
     return Subject(
         name=str(path or "the model that comes with the package"),
         model=model,
+        network=model.network if spec.kind == "denoiser" else None,
         schedule=spec.make_schedule(),
         prediction=spec.prediction,
         num_classes=spec.num_classes,
@@ -114,6 +117,7 @@ def _of_run(folder):
     return Subject(
         name=str(folder),
         model=model,
+        network=lambda x, t, label: model.denoise(x, t, label).numpy(),
         schedule=model.schedule,
         prediction=model.prediction,
         num_classes=model.num_classes,

@@ -44,6 +44,12 @@ def table(record):
     made.add_row("times their mean", f"{record['frechet_over_floor']:.2f}", "1")
     nearer = record["memorisation"]["share_nearer_than_real"]
     made.add_row("nearer to a training image than 99% of real ones", text(nearer, "share"), "1.00%")
+    if "conditioning" in record:
+        found = record["conditioning"]
+        made.add_row(
+            "what the class changes in an estimate, of the pixels' range", f"{found['gap']:.3f}", ""
+        )
+        made.add_row("how much images of a class differ", f"{found['variety']:.2f}", "1")
     trained = record.get("train_on_generated")
     if trained:
         both = [text(trained[some], "share") for some in ("generated", "real")]
