@@ -215,7 +215,10 @@ def test_checkpoints_hold_the_last_two(flow_run):
     [
         (
             "1.2.1",
-            {"denoised_epoch_001", "denoised_epoch_002", "noising", "out_of_distribution", "loss"},
+            {
+                *("denoised_epoch_001", "denoised_epoch_002", "loss"),
+                *("architecture", "noising", "out_of_distribution"),
+            },
         ),
         ("1.2.3", {"denoised_epoch_001", "denoised_epoch_002", "loss"}),
     ],
