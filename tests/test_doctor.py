@@ -83,7 +83,7 @@ def test_it_looks_as_often_as_asked(images):
 def test_the_classifier_learns(images):
     x, labels = np.tile(images[0], (20, 1, 1, 1)), np.tile(images[1], 20)
     model = classifier.train(x, labels, num_classes=3, epochs=6, width=8)
-    assert classifier.accuracy(model, *images) > 0.9
+    assert classifier.hits(model, *images).mean() > 0.9
     assert model.output["features"].shape == (None, 32)
 
 

@@ -150,7 +150,7 @@ def test_bootstrap_interval_lies_about_the_estimate_though_resampling_shifts_it(
 class Reader:
     """A judge of images [N, 2, 2, 1]: the class is the brightest pixel, the features are the pixels."""
 
-    num_classes = 4
+    num_classes, num_features = 4, 8
     sha256 = "0" * 64
     says = {"test_accuracy": 1.0}
 

@@ -6,16 +6,10 @@ import numpy as np
 
 from keras_diffusion import noise, predictions
 
-LEVELS = (
-    0.3,
-    0.5,
-    0.7,
-    0.9,
-)  # of t/T: above, only noise is left; below, the image says its class itself
+# Of t/T: above, only noise is left; below, the image says its class itself.
+LEVELS = (0.3, 0.5, 0.7, 0.9)
 DEAD = 0.01  # of the pixels' range
-ALIKE = (
-    0.7  # of what real images of a class differ by; on MNIST, guidance 2 has 0.77 and 5 has 0.63
-)
+ALIKE = 0.7  # of what real images of a class differ by: on MNIST guidance 2 has 0.77, 5 0.63
 PLATEAU = (0.36, 0.46)
 LOWEST_GELU = -0.17
 _PLATEAU_SEEN = 2  # epochs at the plateau before it is called one

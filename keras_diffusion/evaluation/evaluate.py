@@ -40,9 +40,9 @@ def evaluate(
     labels = subjects.labels_for(subject, count)
     drawn_as = labels if subject.num_classes else np.full(count, judge.num_classes)
     calls = subject.calls(**asked)  # before minutes of work: whether that can be drawn
+    measure.check_count(count, judge.num_features)
     say("judging real images")
     real = measure.references(judge, data, subjects.real_labels(subject, count, data))
-    measure.check_count(count, real.train.features.shape[1])
     say(f"drawing {count:,} images in {calls} network calls each")
     began = time.perf_counter()
     images = subject.draw(labels, seed=seed, **asked)
@@ -118,8 +118,7 @@ def _train(generated, real, data, say):
         model = classifier.train(
             some.images[order], some.labels[order], num_classes=data.num_classes, epochs=_EPOCHS
         )
-        logits = model.predict(test, batch_size=500, verbose=0)["logits"]
-        hits = logits.argmax(axis=1) == data.y_test
+        hits = classifier.hits(model, test, data.y_test)
         found[name] = {"value": float(hits.mean()), "interval": intervals.proportion(hits)}
     return found
 

@@ -51,6 +51,11 @@ class Judge:
         """K."""
         return len(self.says["class_names"])
 
+    @property
+    def num_features(self):
+        """F."""
+        return next(o.shape[1] for o in self._session.get_outputs() if o.name == "features")
+
     def __call__(self, images):
         """What it makes of images.
 

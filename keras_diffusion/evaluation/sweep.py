@@ -65,6 +65,7 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     if not subject.num_classes:
         raise UserError("--sweep: expected a model with classes, got one without")
     labels = subjects.labels_for(subject, count)
+    measure.check_count(count, judge.num_features)
     for way in ways:
         subject.calls(**_given(way))  # all of them before the first hour
     folder = pathlib.Path(folder)
@@ -74,7 +75,6 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     }  # fmt: skip
     rows = _earlier(folder, identity)
     real = measure.references(judge, data, labels)
-    measure.check_count(count, real.test.features.shape[1])
     theirs = distances.moments(real.test.features)
     floor = float(real.frechet_floor.mean())
     folder.mkdir(parents=True, exist_ok=True)
