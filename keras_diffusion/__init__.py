@@ -14,6 +14,7 @@ _HOME = {
     "DiffusionModel": "training",
     "GuidanceDoctor": "callbacks",
     "unet": "nn",
+    "modulated_unet": "nn",
     "Schedule": "schedules",
     "linear_schedule": "schedules",
     "cosine_schedule": "schedules",

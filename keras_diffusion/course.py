@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from keras_diffusion import schedules
 from keras_diffusion.errors import UserError
 
+MODULATE = "modulate"  # the conditioning of `nn.modulated_unet`
 SIGMAS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
@@ -19,7 +20,7 @@ class Recipe:
     Attributes:
         parts: the parts of the course that this run answers; the first names its folder.
         title: what it is.
-        conditioning: of `unet`.
+        conditioning: of `unet`, or MODULATE for the network `modulated_unet`.
         num_classes: of `unet`.
         schedule: configuration of the schedule.
         prediction: what the network predicts.
@@ -79,6 +80,7 @@ def rise_and_fall(steps):
 def best(recipe):
     """Our own recipe in place of the course's: what differs, and what it is for.
 
+    network `modulated_unet`: time and class are heard in every block, at the same cost;
     prediction v: an error of the output is a bounded error of the image at every t (Salimans & Ho 2022);
     cosine schedule: nothing of the image is left at T, where sampling starts (Nichol & Dhariwal 2021; Lin et al. 2023);
     min-SNR weights: times with much and with little noise pull alike (Hang et al. 2023);
@@ -94,6 +96,7 @@ def best(recipe):
         )
     return replace(
         recipe,
+        conditioning=MODULATE,
         schedule=schedules.cosine_schedule(300).to_config(),
         prediction="v",
         min_snr=5.0,

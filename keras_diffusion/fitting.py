@@ -82,12 +82,14 @@ def _show(asked, data, run, *, command, say):
 
 def _network(asked, data):
     recipe = asked.course
-    return nn.unet(
-        width=asked.width,
-        num_classes=data.num_classes if recipe.num_classes else None,
-        conditioning=recipe.conditioning,
-        image_shape=data.image_shape,
-    )
+    sizes = {
+        "width": asked.width,
+        "num_classes": data.num_classes if recipe.num_classes else None,
+        "image_shape": data.image_shape,
+    }
+    if recipe.conditioning == course.MODULATE:
+        return nn.modulated_unet(**sizes)
+    return nn.unet(conditioning=recipe.conditioning, **sizes)
 
 
 def _last_model(run, say):

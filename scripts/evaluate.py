@@ -97,6 +97,15 @@ LISTS = (
 )
 
 
+def open_images(given, trained_on):
+    """The data: what is given, else what the model was trained on, else MNIST."""
+    if not given and trained_on and trained_on.endswith(".npz") and not os.path.isfile(trained_on):
+        raise UserError(
+            f"--data: expected the data that the model was trained on, {trained_on}, found none here; say mnist, fashion_mnist, mnist-5k or a FILE.npz"
+        )
+    return data.load(given or trained_on or "mnist", notify=print)
+
+
 def open_judge(path, images):
     """The judge of the data: a file, or the one of its classes that comes with the package."""
     from keras_diffusion.evaluation.judge import SHIPPED, Judge
@@ -121,7 +130,7 @@ def main():
     from keras_diffusion.evaluation import subjects
 
     subject = subjects.open_subject(options.model)
-    images = data.load(options.data or subject.trained_on or "mnist", notify=print)
+    images = open_images(options.data, subject.trained_on)
     judge = open_judge(options.judge, images)
     work = sweep if options.sweep else evaluate
     work(options, subject, judge, images, folder)

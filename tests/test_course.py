@@ -124,7 +124,8 @@ def test_our_own_recipe_differs_where_it_says_and_has_no_one_to_compare_with():
     assert ours.prediction == "v" and theirs.prediction == "eps"
     assert ours.schedule["name"] == "cosine" and ours.min_snr == 5 and ours.stratified
     assert ours.staff_loss is None and ours.student_losses == ()
-    same = ("parts", "conditioning", "num_classes", "width", "epochs", "batch_size", "figures")
+    assert ours.conditioning == course.MODULATE and theirs.conditioning == "add"
+    same = ("parts", "num_classes", "width", "epochs", "batch_size", "figures")
     assert all(getattr(ours, name) == getattr(theirs, name) for name in same)
 
 

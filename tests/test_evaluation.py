@@ -402,6 +402,7 @@ BAD = [
     (["--sweep", "--samplers", "ddpm,plms"], "plms"),
     (["--sweep", "--intervals", "0.9-0.1"], "0.9-0.1"),
     (["--sweep", "--step-counts", "5,,6"], "''"),
+    ([], "--data: expected the data that the model was trained on, mnist.npz"),
     (["--data", "no.npz"], "no.npz"),
     (["--data", "mnist-5k", "--judge", "no.onnx"], "no.onnx"),
     (["--data", "mnist-5k", "--num-samples", "15"], "15"),

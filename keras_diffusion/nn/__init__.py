@@ -1,6 +1,7 @@
 """The networks, as functional Keras models."""
 
 from keras_diffusion.nn.blocks import BatchNorm, OneHot, gelu
+from keras_diffusion.nn.modulated import TimeFeatures, modulated_unet
 from keras_diffusion.nn.unet import unet
 
-__all__ = ["BatchNorm", "OneHot", "gelu", "unet"]
+__all__ = ["BatchNorm", "OneHot", "TimeFeatures", "gelu", "modulated_unet", "unet"]

@@ -172,18 +172,20 @@ def uniform(fan_in):
     return keras.initializers.RandomUniform(-bound, bound)
 
 
-def _norm_gelu(x, fan_in, name):
+def _norm_gelu(x, fan_in, name, between=None):
     x = BatchNorm(bias_initializer=uniform(fan_in), name=f"{name}_bn")(x)
+    if between is not None:
+        x = between(x)
     return keras.layers.Activation(gelu, name=f"{name}_gelu")(x)
 
 
-def conv(x, width, *, name):
-    """Conv2d(3, 1, 1) + BN + GELU: [N, H, W, C] -> [N, H, W, width]."""
+def conv(x, width, *, name, between=None):
+    """Conv2d(3, 1, 1) + BN + GELU: [N, H, W, C] -> [N, H, W, width]; `between` is a function of what goes into GELU."""
     fan_in = 9 * x.shape[-1]
     layer = keras.layers.Conv2D(
         width, 3, padding="same", use_bias=False, kernel_initializer=uniform(fan_in), name=name
     )
-    return _norm_gelu(layer(x), fan_in, name)
+    return _norm_gelu(layer(x), fan_in, name, between)
 
 
 def down_conv(x, width, *, name):
@@ -241,6 +243,36 @@ def down_block(x, width, *, name):
 def up_block(x, width, *, name):
     """UpConv, ConvBlock: doubles both sides."""
     return conv_block(up_conv(x, width, name=f"{name}_up"), width, name=name)
+
+
+def last_conv(x, channels):
+    """Conv2d(3, 1, 1) in float32, called `out`: no GELU behind it, which can't go below -0.17: the loss would stay at 0.38."""
+    fan_in = 9 * x.shape[-1]
+    layer = keras.layers.Conv2D(
+        channels,
+        3,
+        padding="same",
+        kernel_initializer=uniform(fan_in),
+        bias_initializer=uniform(fan_in),
+        name="last",
+    )
+    return keras.layers.Activation("linear", dtype="float32", name="out")(layer(x))
+
+
+def check(width, num_classes, image_shape):
+    """Checks the arguments that every network has.
+
+    Raises:
+        ValueError: where one is out of its range.
+    """
+    if width < 1:
+        raise ValueError(f"width: expected a positive integer, got {width}")
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes: expected a positive integer or None, got {num_classes}")
+    if len(image_shape) != 3 or image_shape[0] % 4 or image_shape[1] % 4 or min(image_shape) < 1:
+        raise ValueError(
+            f"image_shape: expected (H, W, C) with H and W divisible by 4, got {tuple(image_shape)}"
+        )
 
 
 def fc_block(x, width, *, name, dtype=None):

@@ -2,7 +2,7 @@
 
 
 def stages(network):
-    """The stages of a network that `unet` built.
+    """The stages of a network that `unet` or `modulated_unet` built.
 
     Args:
         network: `keras.Model`.
@@ -13,6 +13,14 @@ def stages(network):
     """
     reading = _Reading(network)
     reading.add("x", "input", network.input["x"].shape[1:])
+    if reading.has("embedding"):
+        _modulated(reading)
+    else:
+        _course(reading)
+    return reading.stages
+
+
+def _course(reading):
     reading.block("enter", "ConvBlock", "enter_conv2_gelu", "x")
     reading.block("down1", "DownBlock", "down1_conv2_gelu", "enter")
     reading.block("down2", "DownBlock", "down2_conv2_gelu", "down1")
@@ -24,7 +32,24 @@ def stages(network):
     reading.block("up2", "concat, UpBlock", "up2_conv2_gelu", h, "down1")
     reading.block("leave", "concat, ConvBlock", "leave_conv2_gelu", "up2", "enter")
     reading.block("out", "Conv 3×3", "out", "leave")
-    return reading.stages
+
+
+def _modulated(reading):
+    told = "t/T, class" if reading.has("class_vector") else "t/T"
+    reading.block("e", f"e = FC({told})", "embedding")
+    reading.block("enter", "Conv", "enter_gelu", "x")
+    reading.block("down1", "DownBlock(e)", "down1_conv2_gelu", "enter", "e")
+    reading.block("down2", "DownBlock(e)", "down2_conv2_gelu", "down1", "e")
+    reading.block("flatten", "Flatten", "flatten_gelu", "down2")
+    reading.block("unflatten", "Unflatten(e)", "unflatten_gelu", "flatten", "e")
+    reading.block(
+        "middle1", "concat, ConvBlock(e)", "middle1_conv2_gelu", "unflatten", "down2", "e"
+    )
+    reading.block("middle2", "h + ConvBlock(e)", "middle", "middle1", "e")
+    reading.block("up1", "UpBlock(e)", "up1_conv2_gelu", "middle2", "e")
+    reading.block("up2", "concat, UpBlock(e)", "up2_conv2_gelu", "up1", "down1", "e")
+    reading.block("leave", "concat, ConvBlock(e)", "leave_conv2_gelu", "up2", "enter", "e")
+    reading.block("out", "Conv 3×3", "out", "leave")
 
 
 class _Reading:
@@ -34,6 +59,10 @@ class _Reading:
         self.network, self.stages = network, []
         self._layers = {layer.name for layer in network.layers}
         self._shapes = {}
+
+    def has(self, layer):
+        """Whether the network has a layer of that name."""
+        return layer in self._layers
 
     def add(self, name, operation, shape, *inputs):
         self._shapes[name] = tuple(shape)
@@ -45,7 +74,7 @@ class _Reading:
 
     def conditioned(self, name, place):
         """The stage behind the conditioning at a place: `name` itself where there is none."""
-        vectors = [v for v in (f"c{place}", f"t{place}") if v in self._layers]
+        vectors = [v for v in (f"c{place}", f"t{place}") if self.has(v)]
         if not vectors:
             return name
         for vector in vectors:
