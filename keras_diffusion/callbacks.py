@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_diffusion import runs
+from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import doctor
 from keras_diffusion.files import replacing
 from keras_diffusion.text import duration
@@ -57,28 +58,66 @@ class MetricsCSV(keras.callbacks.Callback):
         self.file.close()
 
 
+class NotFinite(UserError):
+    """Training has broken down: there is nothing in the model that is worth keeping."""
+
+
+class FiniteLoss(keras.callbacks.Callback):
+    """Ends training at a loss that is NaN or infinite, before the model is saved.
+
+    Args:
+        metrics: `MetricsCSV`, which has read it.
+
+    Raises:
+        NotFinite: then.
+    """
+
+    def __init__(self, metrics):
+        super().__init__()
+        self.metrics = metrics
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(self.metrics.loss):
+            raise _broken_down(self.model, "loss", self.metrics.loss)
+
+
+def _broken_down(model, what, got):
+    return NotFinite(
+        f"step {int(model.step.numpy())}: expected a finite {what}, got {got}; --resume would take the same steps again: try --precision float32, or --force with another --seed or --batch-size"
+    )
+
+
 class Checkpoints(keras.callbacks.Callback):
-    """Saves the whole model, optimizer included, after each epoch and every `minutes`; keeps the last two files.
+    """Saves the whole model, optimizer included, after each epoch, every `minutes` and every `steps`; keeps the last two files.
 
     Args:
         run: `runs.Run`.
         steps_per_epoch: steps in an epoch.
         minutes: most time between two checkpoints.
+        steps: most steps between two, or None.
+
+    Raises:
+        NotFinite: where a weight is NaN or infinite: what was saved before isn't pushed out by that.
     """
 
-    def __init__(self, run, *, steps_per_epoch, minutes=5.0):
+    def __init__(self, run, *, steps_per_epoch, minutes=5.0, steps=None):
         super().__init__()
         self.run, self.steps_per_epoch = run, steps_per_epoch
-        self.minutes = minutes
+        self.minutes, self.steps = minutes, steps
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
+        done = int(self.model.step.numpy())
         late = time.monotonic() - self.saved_at > 60 * self.minutes
-        if late or int(self.model.step.numpy()) % self.steps_per_epoch == 0:
+        due = self.steps is not None and done % self.steps == 0
+        if late or due or done % self.steps_per_epoch == 0:
             self.save()
 
     def save(self):
         """Saves now."""
+        for weight in self.model.weights:
+            if not np.isfinite(weight.numpy()).all():
+                raise _broken_down(self.model, f"weight {weight.path}", "NaN or infinity")
         with replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:
             self.model.save(path)
         for old in self.run.checkpoint_files()[:-2]:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_diffusion
-from keras_diffusion import course, illustrate, nn, pipeline, schedules, settings
+from keras_diffusion import callbacks, course, illustrate, nn, pipeline, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sessions import Session
@@ -20,7 +20,17 @@ from keras_diffusion.training import DiffusionModel
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "mlxtend")
 
 
-def fit(asked, data, run, *, command, resume=False, say=print):
+def fit(
+    asked,
+    data,
+    run,
+    *,
+    command,
+    resume=False,
+    checkpoint_minutes=5.0,
+    checkpoint_steps=None,
+    say=print,
+):
     """Trains a part, or goes on with it, and draws its figures.
 
     Args:
@@ -29,10 +39,14 @@ def fit(asked, data, run, *, command, resume=False, say=print):
         run: `runs.Run`, its folders made.
         command: the command line that continues, for run.json and for Ctrl-C.
         resume: whether to go on from the newest checkpoint, where there is one.
+        checkpoint_minutes, checkpoint_steps: of `callbacks.Checkpoints`.
         say: function of a line.
 
     Returns:
         Whether the run is finished (False: stopped by Ctrl-C, and can go on).
+
+    Raises:
+        UserError: where the loss or a weight is no longer finite; the checkpoints before stay.
     """
     keras.utils.set_random_seed(asked.seed)
     keras.config.set_dtype_policy(asked.precision)
@@ -50,7 +64,8 @@ def fit(asked, data, run, *, command, resume=False, say=print):
     record["sessions"] = [*earlier.get("sessions", []), *record["sessions"]]
     figures = earlier["figures"] if start else []
     run.write({**record, "status": "running", "figures": figures})
-    if not Session(asked, data, run, model).train():
+    every = {"minutes": checkpoint_minutes, "steps": checkpoint_steps}
+    if not _trained(Session(asked, data, run, model, every=every), run):
         run.update(status="interrupted", steps=int(model.step.numpy()))
         say(f"stopped at step {int(model.step.numpy())}; to go on: {command}")
         return False
@@ -58,6 +73,15 @@ def fit(asked, data, run, *, command, resume=False, say=print):
         model.save(path)
     run.update(**_outcome(run, model))
     return True
+
+
+def _trained(session, run):
+    """Whether a session got to the end; a run that broke down says so."""
+    try:
+        return session.train()
+    except callbacks.NotFinite as fault:
+        run.update(status="interrupted", steps=session.step, fault=str(fault))
+        raise
 
 
 def _show(asked, data, run, *, command, say):

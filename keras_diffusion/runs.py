@@ -3,6 +3,7 @@
 OUT/run.json  metrics.csv  model.keras  checkpoints/step-00000469.keras  figures/*.png
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -39,7 +40,7 @@ class Run:
         return os.path.isfile(self._record)
 
     def create(self):
-        """Makes the folders, and removes what a killed process left beside its targets.
+        """Makes the folders.
 
         Raises:
             UserError: where that can't be done.
@@ -47,13 +48,36 @@ class Run:
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            for folder in (self.folder, self.figures, self.checkpoints):
-                for path in folder.glob(".*.tmp*"):
-                    path.unlink()
         except OSError as error:
             raise UserError(
                 f"--out: expected a folder that can be written, got {self.folder} ({error.strerror})"
             ) from None
+
+    @contextlib.contextmanager
+    def held(self):
+        """The folder, this process's alone, without what a killed one left beside its targets.
+
+        The lock goes with the process, however it ends.
+
+        Raises:
+            UserError: where another process trains in it.
+        """
+        import filelock
+
+        lock = filelock.FileLock(self.folder / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"--out: expected a folder that no other process trains in, got {self.folder}; wait for it, stop it, or name another folder"
+            ) from None
+        try:
+            for folder in (self.folder, self.figures, self.checkpoints):
+                for path in folder.glob(".*.tmp*"):
+                    path.unlink()
+            yield self
+        finally:
+            lock.release()
 
     def read(self):
         """run.json.

@@ -14,11 +14,12 @@ class Session:
         data: `data.ImageData`.
         run: `runs.Run`, run.json written.
         model: `DiffusionModel`, compiled; its `step` says where the run stands.
+        every: dict of arguments of `callbacks.Checkpoints`: how often one is written.
     """
 
-    def __init__(self, asked, data, run, model):
+    def __init__(self, asked, data, run, model, *, every):
         self.asked, self.data, self.run, self.model = asked, data, run, model
-        self.recipe = asked.course
+        self.recipe, self.every = asked.course, every
         self.num_images = len(data.x_train)
         self.steps_per_epoch = pipeline.steps_per_epoch(self.num_images, asked.batch_size)
         self.num_steps = asked.epochs * self.steps_per_epoch
@@ -57,7 +58,9 @@ class Session:
             start=self.images_before(self.step),
             metrics=metrics,
         )
-        checkpoints = callbacks.Checkpoints(self.run, steps_per_epoch=self.steps_per_epoch)
+        checkpoints = callbacks.Checkpoints(
+            self.run, steps_per_epoch=self.steps_per_epoch, **self.every
+        )
         stop = callbacks.CleanStop()
         say = progress.bar.write
         finish = callbacks.AfterEpochs(
@@ -67,7 +70,16 @@ class Session:
             self._finish_last_epoch(say)
             watching = [self._doctor(say)] if self.recipe.num_classes else []
             self._fit(
-                [metrics, progress, self._estimate(say), checkpoints, *watching, finish, stop]
+                [
+                    metrics,
+                    callbacks.FiniteLoss(metrics),  # before anything is saved
+                    progress,
+                    self._estimate(say),
+                    checkpoints,
+                    *watching,
+                    finish,
+                    stop,
+                ]
             )
             if self.step < self.num_steps:
                 checkpoints.save()

@@ -12,6 +12,9 @@ import sys
 from keras_diffusion import cli, course, data, runs, settings
 from keras_diffusion.errors import UserError
 
+# What isn't a setting of the run: it may differ when the run goes on.
+_OF_THIS_CALL = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps")
+
 
 def parse(arguments):
     """The command line; None where an option wasn't given."""
@@ -33,6 +36,16 @@ def parse(arguments):
     parser.add_argument("--out", help="folder of the run (runs/part-...)")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=cli.number(0),
+        default=5.0,
+        metavar="M",
+        help="most time between two (5)",
+    )
+    parser.add_argument(
+        "--checkpoint-steps", type=cli.integer(1), metavar="K", help="one every K steps too"
+    )
     parser.add_argument("--xla", choices=settings.XLA, help="auto: on a GPU only (auto)")
     parser.add_argument("--precision", choices=settings.PRECISIONS, help="(float32)")
     parser.add_argument(
@@ -45,18 +58,16 @@ def parse(arguments):
 
 def open_run(options):
     """The run folder and its settings, checked before anything is touched."""
-    given = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in ("out", "resume", "force")
-    }
+    given = {name: value for name, value in vars(options).items() if name not in _OF_THIS_CALL}
     asked = settings.resolve(given)
     run = runs.Run(options.out or asked.folder)
     if options.resume and options.force:
         raise UserError("--resume and --force: expected one of them, got both")
+    if options.resume and not run.folder.is_dir():
+        raise UserError(f"--resume: expected a run in {run.folder}, found none")
+    # A folder without run.json: the run was killed before its first step. It starts over.
+    options.resume = options.resume and run.exists()
     if options.resume:
-        if not run.exists():
-            raise UserError(f"--resume: expected a run in {run.folder}, found none")
         before = run.read()
         asked = settings.resolve(given, before["settings"])
         if before["status"] == "finished":
@@ -91,8 +102,14 @@ def main():
     images = images.limit(asked.limit) if asked.limit else images
     if options.resume:
         check_data(run, images)
-    cli.need("tensorflow", "matplotlib", "tqdm", extra="train")
+    cli.need("tensorflow", "matplotlib", "tqdm", "filelock", extra="train")
     run.create()
+    with run.held():
+        return fit(options, asked, images, run)
+
+
+def fit(options, asked, images, run):
+    """Trains, in a folder that is ours alone."""
     cli.load_tensorflow()  # takes seconds: only when everything else is in order
     from keras_diffusion import fitting
 
@@ -101,10 +118,19 @@ def main():
     words = [word for word in sys.argv if word not in ("--force", "--resume")]
     command = shlex.join(["python", *words, "--resume"])
     try:
-        if not fitting.fit(asked, images, run, command=command, resume=options.resume):
-            return cli.INTERRUPTED
+        finished = fitting.fit(
+            asked,
+            images,
+            run,
+            command=command,
+            resume=options.resume,
+            checkpoint_minutes=options.checkpoint_minutes,
+            checkpoint_steps=options.checkpoint_steps,
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None
+    if not finished:
+        return cli.INTERRUPTED
     print(f"run:     {run.folder}\nfigures: {run.figures}")
     return 0
 

@@ -1,0 +1,142 @@
+"""What happens to a run when something goes wrong: a kill at any moment, a loss that isn't a number, a second process."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import filelock
+import keras
+import numpy as np
+import pytest
+from test_fit import ask, assert_same_outcome, images, train  # noqa: F401  (a fixture)
+
+from keras_diffusion import callbacks, course
+from keras_diffusion.errors import UserError
+from keras_diffusion.runs import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+KILLS = int(os.environ.get("KERAS_DIFFUSION_KILLS", "4"))
+RUN = (
+    "--part", "2.5", "--data", "mnist-5k", "--limit", "200", "--width", "4", "--batch-size", "20",
+    "--epochs", "2", "--checkpoint-steps", "3",
+)  # fmt: skip
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "fit.py"), *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
+    """SIGKILL at random moments from the first second to the last; set KERAS_DIFFUSION_KILLS for more of them."""
+    began = time.monotonic()
+    finish(start(*RUN, "--out", "whole", cwd=tmp_path))
+    took = time.monotonic() - began
+    rng = np.random.default_rng(int(time.time()))
+    resume, survived = [], 0
+    for _ in range(KILLS):
+        process = start(*RUN, *resume, "--out", "killed", cwd=tmp_path)
+        after = rng.uniform(0, took)
+        try:
+            process.wait(after)
+            break  # it was done before
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        survived += 1
+        print(f"killed after {after:.1f} s of {took:.1f}")
+        resume = ["--resume"] if (tmp_path / "killed").is_dir() else []
+    killed = Run(tmp_path / "killed")
+    if not (killed.exists() and killed.read()["status"] == "finished"):
+        finish(start(*RUN, *resume, "--out", "killed", cwd=tmp_path))
+    assert survived
+    assert_same_outcome(killed, Run(tmp_path / "whole"))
+    left = {path.name for path in killed.folder.rglob("*.tmp*")}
+    assert not left, left
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with filelock.FileLock(folder / ".lock"):
+        process = start(*RUN, "--out", "run", cwd=tmp_path)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and len(err.splitlines()) == 1
+    assert "no other process trains in, got run" in err
+    assert not (folder / "run.json").exists()
+
+
+def test_the_lock_goes_with_a_killed_process(tmp_path):
+    run = Run(tmp_path)
+    code = f"from keras_diffusion.runs import Run\nwith Run({str(tmp_path)!r}).held():\n print('held', flush=True)\n input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match="no other process"), run.held():
+        pass
+    process.kill()
+    process.wait()
+    with run.held():
+        pass
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_says_so(tmp_path, images, monkeypatch):  # noqa: F811
+    recipe_of = course.recipe_of
+    monkeypatch.setattr(
+        course,
+        "recipe_of",
+        lambda *a, **k: dataclasses.replace(recipe_of(*a, **k), learning_rate=1e30),
+    )
+    with pytest.raises(callbacks.NotFinite) as error:
+        train(tmp_path, ask("2.5", edition="flow"), images)
+    run = Run(tmp_path)
+    record = run.read()
+    assert "\n" not in str(error.value) and "expected a finite loss" in str(error.value)
+    assert record["status"] == "interrupted" and record["fault"] == str(error.value)
+    assert not np.isfinite(run.read_metrics()[-1]["loss"]) and not run.model.exists()
+
+
+def test_weights_that_are_no_numbers_push_no_checkpoint_out(tmp_path):
+    run = Run(tmp_path)
+    run.create()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.step = keras.Variable(7, dtype="int64", trainable=False)
+    checkpoints = callbacks.Checkpoints(run, steps_per_epoch=10)
+    checkpoints.set_model(model)
+    checkpoints.save()
+    kept = run.checkpoint_files()
+    model.layers[0].kernel.assign([[np.nan], [0.0]])
+    model.step.assign(8)
+    with pytest.raises(callbacks.NotFinite, match="step 8: expected a finite weight"):
+        checkpoints.save()
+    assert run.checkpoint_files() == kept and len(kept) == 1
+
+
+def test_a_checkpoint_every_few_steps(tmp_path):
+    run, saved = Run(tmp_path), []
+    run.create()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.step = keras.Variable(0, dtype="int64", trainable=False)
+    checkpoints = callbacks.Checkpoints(run, steps_per_epoch=10, steps=4)
+    checkpoints.set_model(model)
+    for step in range(1, 13):
+        model.step.assign(step)
+        checkpoints.on_train_batch_end(step)
+        saved = sorted({*saved, *(path.name for path in run.checkpoint_files())})
+    assert saved == [f"step-{step:08d}.keras" for step in (4, 8, 10, 12)]
