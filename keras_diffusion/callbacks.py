@@ -33,6 +33,7 @@ class MetricsCSV(keras.callbacks.Callback):
         super().__init__()
         self.run, self.steps_per_epoch = run, steps_per_epoch
         self.learning_rate_at, self.batch_size_at = learning_rate_at, batch_size_at
+        self.file = None
 
     def on_train_begin(self, logs=None):
         self.file = self.run.metrics.open("a", buffering=1, newline="", encoding="utf-8")
@@ -55,7 +56,12 @@ class MetricsCSV(keras.callbacks.Callback):
         self.writer.writerow(runs.format_metrics(row))
 
     def on_train_end(self, logs=None):
-        self.file.close()
+        self.close()
+
+    def close(self):
+        """Closes the file; Keras doesn't come to `on_train_end` where training fails."""
+        if self.file is not None:
+            self.file.close()
 
 
 class NotFinite(UserError):
@@ -83,7 +89,7 @@ class FiniteLoss(keras.callbacks.Callback):
 
 def _broken_down(model, what, got):
     return NotFinite(
-        f"step {int(model.step.numpy())}: expected a finite {what}, got {got}; --resume would take the same steps again: try --precision float32, or --force with another --seed or --batch-size"
+        f"step {int(model.step.numpy())}: expected a finite {what}, got {got}; --resume would take the same steps again: start over with --force and another --seed or --batch-size, in --precision float32"
     )
 
 
@@ -115,7 +121,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def save(self):
         """Saves now."""
-        for weight in self.model.weights:
+        optimizer = getattr(self.model, "optimizer", None)
+        for weight in [*self.model.weights, *(optimizer.variables if optimizer else [])]:
             if not np.isfinite(weight.numpy()).all():
                 raise _broken_down(self.model, f"weight {weight.path}", "NaN or infinity")
         with replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:

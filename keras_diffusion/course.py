@@ -80,7 +80,7 @@ def rise_and_fall(steps):
 def best(recipe):
     """Our own recipe in place of the course's: what differs, and what it is for.
 
-    network `modulated_unet`: time and class are heard in every block, at the same cost;
+    network `modulated_unet`: time and class are heard in every block;
     prediction v: an error of the output is a bounded error of the image at every t (Salimans & Ho 2022);
     cosine schedule: nothing of the image is left at T, where sampling starts (Nichol & Dhariwal 2021; Lin et al. 2023);
     min-SNR weights: times with much and with little noise pull alike (Hang et al. 2023);

@@ -27,8 +27,7 @@ def fit(
     *,
     command,
     resume=False,
-    checkpoint_minutes=5.0,
-    checkpoint_steps=None,
+    checkpoints=None,
     say=print,
 ):
     """Trains a part, or goes on with it, and draws its figures.
@@ -39,7 +38,7 @@ def fit(
         run: `runs.Run`, its folders made.
         command: the command line that continues, for run.json and for Ctrl-C.
         resume: whether to go on from the newest checkpoint, where there is one.
-        checkpoint_minutes, checkpoint_steps: of `callbacks.Checkpoints`.
+        checkpoints: dict of `minutes` and `steps` of `callbacks.Checkpoints`; None where nothing is said.
         say: function of a line.
 
     Returns:
@@ -64,7 +63,7 @@ def fit(
     record["sessions"] = [*earlier.get("sessions", []), *record["sessions"]]
     figures = earlier["figures"] if start else []
     run.write({**record, "status": "running", "figures": figures})
-    every = {"minutes": checkpoint_minutes, "steps": checkpoint_steps}
+    every = {name: value for name, value in (checkpoints or {}).items() if value is not None}
     if not _trained(Session(asked, data, run, model, every=every), run):
         run.update(status="interrupted", steps=int(model.step.numpy()))
         say(f"stopped at step {int(model.step.numpy())}; to go on: {command}")
@@ -180,7 +179,10 @@ def _record(asked, data, command, *, from_step):
 
 
 def _describe(network, model=None):
-    described = {"parameters": sum(int(np.prod(w.shape)) for w in network.trainable_weights)}
+    described = {
+        "network": network.name,
+        "parameters": sum(int(np.prod(w.shape)) for w in network.trainable_weights),
+    }
     if model is not None:
         described |= {
             "schedule": model.schedule.to_config(),

@@ -92,10 +92,12 @@ def architecture(scene):
 
     network, title = scene.network, scene.recipe.title
     count = sum(int(np.prod(w.shape)) for w in network.trainable_weights)
+    found = stages(network)
+    width = next(shape[-1] for name, _, shape, _ in found if name == "enter")
     figures.architecture(
         scene.path("architecture.png"),
-        stages(network),
-        title=f"{title}, D = {network.get_layer('enter_conv1').output.shape[-1]}",
+        found,
+        title=f"{title}, D = {width}",
         footnote=f"{count:,} trainable parameters",
     )
     part = {"1": "1.1", "2": "2.4" if "label" in network.input else "2.1"}[scene.recipe.parts[0][0]]

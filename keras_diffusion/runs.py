@@ -49,9 +49,21 @@ class Run:
             self.figures.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"--out: expected a folder that can be written, got {self.folder} ({error.strerror})"
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error):
+        return UserError(
+            f"--out: expected a folder that can be written, got {self.folder} ({error.strerror})"
+        )
+
+    def was_begun(self):
+        """Whether there is a run, or what one leaves that was killed before its first step."""
+        if self.exists():
+            return True
+        if not self.folder.is_dir() or self.checkpoint_files():
+            return False
+        names = {path.name for path in self.folder.iterdir() if ".tmp" not in path.name}
+        return names <= {".lock", self.figures.name, self.checkpoints.name, self.metrics.name}
 
     @contextlib.contextmanager
     def held(self):
@@ -67,14 +79,17 @@ class Run:
         lock = filelock.FileLock(self.folder / ".lock", blocking=False)
         try:
             lock.acquire()
-        except filelock.Timeout:
+        except OSError as error:
+            if not isinstance(error, filelock.Timeout):
+                raise self._unwritable(error) from None
             raise UserError(
                 f"--out: expected a folder that no other process trains in, got {self.folder}; wait for it, stop it, or name another folder"
             ) from None
         try:
             for folder in (self.folder, self.figures, self.checkpoints):
                 for path in folder.glob(".*.tmp*"):
-                    path.unlink()
+                    if path.is_file():  # a folder may be an export's, which is still being filled
+                        path.unlink()
             yield self
         finally:
             lock.release()
@@ -122,7 +137,7 @@ class Run:
         """Removes what an earlier run left; its checkpoints first, so that none is ever taken for another run's."""
         self.drop_checkpoints()
         figures = [*self.figures.glob("*.png"), *self.figures.glob("*.gif")]
-        for path in [self._record, self.metrics, self.model, *figures]:
+        for path in [self.metrics, self.model, *figures, self._record]:
             path.unlink(missing_ok=True)
 
     def drop_checkpoints(self):

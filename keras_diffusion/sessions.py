@@ -86,6 +86,7 @@ class Session:
         finally:
             stop.restore()
             progress.close()
+            metrics.close()
         return self.step >= self.num_steps
 
     def _estimate(self, say):

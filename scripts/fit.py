@@ -39,9 +39,8 @@ def parse(arguments):
     parser.add_argument(
         "--checkpoint-minutes",
         type=cli.number(0),
-        default=5.0,
         metavar="M",
-        help="most time between two (5)",
+        help="most time between two checkpoints (5)",
     )
     parser.add_argument(
         "--checkpoint-steps", type=cli.integer(1), metavar="K", help="one every K steps too"
@@ -63,11 +62,9 @@ def open_run(options):
     run = runs.Run(options.out or asked.folder)
     if options.resume and options.force:
         raise UserError("--resume and --force: expected one of them, got both")
-    if options.resume and not run.folder.is_dir():
+    if options.resume and not run.was_begun():
         raise UserError(f"--resume: expected a run in {run.folder}, found none")
-    # A folder without run.json: the run was killed before its first step. It starts over.
-    options.resume = options.resume and run.exists()
-    if options.resume:
+    if options.resume and run.exists():
         before = run.read()
         asked = settings.resolve(given, before["settings"])
         if before["status"] == "finished":
@@ -86,8 +83,10 @@ def open_run(options):
     return asked, run
 
 
-def check_data(run, images):
+def check_data(options, run, images):
     """Whether a run that goes on has the data that it began with."""
+    if not (options.resume and run.exists()):
+        return
     before, now = run.read()["data"].get("sha256", ""), images.identity()["sha256"]
     if before != now:
         raise UserError(
@@ -100,16 +99,20 @@ def main():
     asked, run = open_run(options)
     images = data.load(asked.data, notify=print)
     images = images.limit(asked.limit) if asked.limit else images
-    if options.resume:
-        check_data(run, images)
     cli.need("tensorflow", "matplotlib", "tqdm", "filelock", extra="train")
+    check_data(options, run, images)
     run.create()
     with run.held():
+        asked, run = open_run(options)  # once more: meanwhile another process may have gone on
+        check_data(options, run, images)
         return fit(options, asked, images, run)
 
 
 def fit(options, asked, images, run):
     """Trains, in a folder that is ours alone."""
+    resume = options.resume and run.exists()
+    if options.resume and not resume:
+        print(f"{run.folder} was stopped before its first step: starting over")
     cli.load_tensorflow()  # takes seconds: only when everything else is in order
     from keras_diffusion import fitting
 
@@ -123,9 +126,8 @@ def fit(options, asked, images, run):
             images,
             run,
             command=command,
-            resume=options.resume,
-            checkpoint_minutes=options.checkpoint_minutes,
-            checkpoint_steps=options.checkpoint_steps,
+            resume=resume,
+            checkpoints={"minutes": options.checkpoint_minutes, "steps": options.checkpoint_steps},
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None

@@ -51,7 +51,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
     resume, survived = [], 0
     for _ in range(KILLS):
         process = start(*RUN, *resume, "--out", "killed", cwd=tmp_path)
-        after = rng.uniform(0, took)
+        after = rng.uniform(0, took) * (1 if survived else 0.5)  # the first run was the slowest
         try:
             process.wait(after)
             break  # it was done before
@@ -120,12 +120,14 @@ def test_weights_that_are_no_numbers_push_no_checkpoint_out(tmp_path):
     checkpoints = callbacks.Checkpoints(run, steps_per_epoch=10)
     checkpoints.set_model(model)
     checkpoints.save()
+    model.step.assign(8)
+    checkpoints.save()
     kept = run.checkpoint_files()
     model.layers[0].kernel.assign([[np.nan], [0.0]])
-    model.step.assign(8)
-    with pytest.raises(callbacks.NotFinite, match="step 8: expected a finite weight"):
+    model.step.assign(9)
+    with pytest.raises(callbacks.NotFinite, match="step 9: expected a finite weight"):
         checkpoints.save()
-    assert run.checkpoint_files() == kept and len(kept) == 1
+    assert run.checkpoint_files() == kept and len(kept) == 2
 
 
 def test_a_checkpoint_every_few_steps(tmp_path):
@@ -140,3 +142,19 @@ def test_a_checkpoint_every_few_steps(tmp_path):
         checkpoints.on_train_batch_end(step)
         saved = sorted({*saved, *(path.name for path in run.checkpoint_files())})
     assert saved == [f"step-{step:08d}.keras" for step in (4, 8, 10, 12)]
+
+
+@pytest.mark.parametrize(("holds", "begun"), [
+    ([], True), (["figures/", "checkpoints/", ".lock"], True), (["run.json"], True),
+    (["checkpoints/step-00000007.keras"], False), (["letter.txt"], False), (None, False),
+])  # fmt: skip
+def test_what_resume_takes_for_a_run(tmp_path, holds, begun):
+    """A folder that a kill left before run.json; not somebody's own, nor one that lost its run.json."""
+    run = Run(tmp_path / "run")
+    if holds is not None:
+        run.folder.mkdir()
+    for name in holds or []:
+        path = run.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.touch()
+    assert run.was_begun() == begun

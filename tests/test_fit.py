@@ -107,6 +107,15 @@ def test_the_optimizer_had_the_rate_that_the_metrics_name(flow_run):
         assert float(schedule(row["step"] - 1)) == pytest.approx(row["learning_rate"])
 
 
+def test_our_own_recipe_trains_its_own_network_and_draws_every_figure(tmp_path, images):
+    run, finished, _ = train(tmp_path, ask("2.5", recipe="best", epochs=1), images)
+    record = run.read()
+    assert finished and record["network"] == "modulated_unet" and record["prediction"] == "v"
+    figures = {figure["file"].split("/")[-1] for figure in record["figures"]}
+    assert {"architecture.png", "loss.png"} <= figures
+    assert all((run.folder / figure["file"]).is_file() for figure in record["figures"])
+
+
 def test_every_figure_that_the_part_owes_is_a_picture(flow_run):
     record = flow_run.read()
     files = {figure["file"] for figure in record["figures"]}

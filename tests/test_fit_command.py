@@ -108,5 +108,5 @@ def test_help_names_every_option(tmp_path):
     result = fit("--help", cwd=tmp_path)
     assert result.returncode == 0 and not result.stderr
     for option in ("part", "edition", "epochs", "width", "batch-size", "data", "limit", "seed", "out",
-                   "resume", "xla", "precision", "recipe", "force"):  # fmt: skip
+                   "resume", "xla", "precision", "recipe", "force", "checkpoint-minutes", "checkpoint-steps"):  # fmt: skip
         assert f"--{option}" in result.stdout

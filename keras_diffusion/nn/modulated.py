@@ -29,14 +29,14 @@ class TimeFeatures(keras.layers.Layer):
 
 
 def modulated_unet(*, width=32, num_classes=None, image_shape=(28, 28, 1), name=None):
-    """Builds a UNet that is told time and class in every block, at the cost of the course's.
+    """Builds a UNet that is told time and class in every block.
 
         x -Conv-> D -DownBlock-> D -DownBlock-> 2D -Flatten, Unflatten-> -concat, two ConvBlocks-> 2D
           -UpBlock-> D -concat, UpBlock-> D -concat, ConvBlock-> D -Conv2d(3,1,1)-> out
 
     A vector e, of two layers of width 4D over the features of t and the one-hot class, gives each block a scale and a
-    shift for each channel behind the first normalisation: `gelu((1 + scale)*BN(conv(x)) + shift)`. At the start both
-    are zero. The course's network hears time and class at two places of its decoder only.
+    shift for each channel behind the normalisation of its first Conv2d(3,1,1): `gelu((1 + scale)*BN(conv(x)) + shift)`; so
+    does what Unflatten puts out. At the start both are zero. The course's network hears time and class at two places of its decoder only.
 
     Args:
         width: D, the number of channels after the first convolution.

@@ -54,7 +54,9 @@ def settings(run):
     asked, record = run.asked, run.record
     extras = [] if asked.precision == "float32" else [asked.precision]
     if asked.recipe == "best":
-        extras.append("our own recipe (v-prediction, cosine schedule, min-SNR weights)")
+        extras.append(
+            "our own recipe (its network, v-prediction, cosine schedule, min-SNR weights)"
+        )
     if run.recipe.num_classes and "label_dropout" in record:
         extras.append(f"class hidden with probability {record['label_dropout']:g}")
     decay = record.get("ema_decay", asked.ema_decay)
