@@ -18,10 +18,10 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
-KILLS = int(os.environ.get("KERAS_DIFFUSION_KILLS", "4"))
+KILLS = int(os.environ.get("KERAS_DIFFUSION_KILLS", "3"))
 RUN = (
-    "--part", "2.5", "--data", "mnist-5k", "--limit", "200", "--width", "4", "--batch-size", "20",
-    "--epochs", "2", "--checkpoint-steps", "3",
+    "--part", "1.2.1", "--data", "mnist-5k", "--limit", "1500", "--width", "4", "--batch-size", "20",
+    "--epochs", "2", "--checkpoint-steps", "7",
 )  # fmt: skip
 
 
