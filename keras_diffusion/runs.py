@@ -79,12 +79,12 @@ class Run:
         lock = filelock.FileLock(self.folder / ".lock", blocking=False)
         try:
             lock.acquire()
-        except OSError as error:
-            if not isinstance(error, filelock.Timeout):
-                raise self._unwritable(error) from None
+        except filelock.Timeout:
             raise UserError(
                 f"--out: expected a folder that no other process trains in, got {self.folder}; wait for it, stop it, or name another folder"
             ) from None
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             for folder in (self.folder, self.figures, self.checkpoints):
                 for path in folder.glob(".*.tmp*"):
