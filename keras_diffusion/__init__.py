@@ -15,6 +15,7 @@ _HOME = {
     "GuidanceDoctor": "callbacks",
     "unet": "nn",
     "modulated_unet": "nn",
+    "precondition": "nn",
     "Schedule": "schedules",
     "linear_schedule": "schedules",
     "cosine_schedule": "schedules",

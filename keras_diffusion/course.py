@@ -28,7 +28,8 @@ class Recipe:
         epochs, batch_size, learning_rate: of Adam.
         decays: whether the rate is multiplied by 0.1^(1/epochs) after each epoch.
         cosine: whether it rises from 0 over the first steps and falls to 0 as a cosine instead.
-        min_snr, stratified: of `DiffusionModel`.
+        preconditioned: whether the network is put into `nn.precondition`, and its loss weighed to match (`data_std`).
+        stratified: of `DiffusionModel`.
         figures: names of functions in `illustrate`, drawn at `figure_epochs` and at the last epoch.
         final_figures: those that are drawn at the last epoch only.
         sampling: arguments of `DiffusionModel.sample` for the figures.
@@ -49,7 +50,7 @@ class Recipe:
     learning_rate: float = 1e-3
     decays: bool = True
     cosine: bool = False
-    min_snr: float | None = None
+    preconditioned: bool = False
     stratified: bool = False
     figures: tuple = ()
     final_figures: tuple = ()
@@ -83,7 +84,7 @@ def best(recipe):
     network `modulated_unet`: time and class are heard in every block;
     prediction v: an error of the output is a bounded error of the image at every t (Salimans & Ho 2022);
     cosine schedule: nothing of the image is left at T, where sampling starts (Nichol & Dhariwal 2021; Lin et al. 2023);
-    min-SNR weights: times with much and with little noise pull alike (Hang et al. 2023);
+    preconditioning: the network learns what a linear denoiser leaves, weighed alike at every t (Karras et al. 2022);
     stratified times: a calmer loss (Kingma et al. 2021); a rate of 2e-3 that falls to 0.
 
     Raises:
@@ -99,7 +100,7 @@ def best(recipe):
         conditioning=MODULATE,
         schedule=schedules.cosine_schedule(300).to_config(),
         prediction="v",
-        min_snr=5.0,
+        preconditioned=True,
         stratified=True,
         learning_rate=2e-3,
         cosine=True,

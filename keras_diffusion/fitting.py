@@ -111,8 +111,14 @@ def _network(asked, data):
         "image_shape": data.image_shape,
     }
     if recipe.conditioning == course.MODULATE:
-        return nn.modulated_unet(**sizes)
-    return nn.unet(conditioning=recipe.conditioning, **sizes)
+        network = nn.modulated_unet(**sizes)
+    else:
+        network = nn.unet(conditioning=recipe.conditioning, **sizes)
+    if not recipe.preconditioned:
+        return network
+    mean, std = data.moments()
+    schedule = schedules.from_config(recipe.schedule)
+    return nn.precondition(network, schedule, prediction=recipe.prediction, mean=mean, std=std)
 
 
 def _last_model(run, say):
@@ -137,7 +143,7 @@ def _new_model(asked, data, steps_per_epoch):
         schedules.from_config(recipe.schedule),
         prediction=recipe.prediction,
         ema_decay=asked.ema_decay,
-        min_snr=recipe.min_snr,
+        data_std=data.moments()[1] if recipe.preconditioned else None,
         stratified=recipe.stratified,
         seed=asked.seed,
     )
@@ -190,6 +196,7 @@ def _describe(network, model=None):
             "ema_decay": model.ema_decay,
             "label_dropout": model.label_dropout,
             "min_snr": model.min_snr,
+            "data_std": model.data_std,
             "stratified": model.stratified,
             "optimizer": keras.saving.serialize_keras_object(model.optimizer),
         }

@@ -60,3 +60,20 @@ def min_snr_weight(name, alpha, sigma, *, gamma, minimum):
     m, n = row(name, alpha, sigma)
     error = sigma / (alpha * n - sigma * m)  # of x0 by an error of the output, at the same xt
     return minimum((alpha / sigma) ** 2, gamma) * error**2
+
+
+def unit_weight(name, alpha, sigma, *, std):
+    """The weight of the squared error of the output that makes it count in units of what a linear guess leaves.
+
+    The error of x0 is weighed by SNR + 1/std²: with pixels of standard deviation `std`, a network that does no better
+    than the best linear guess has a loss of 1 at every t.
+
+    Args:
+        name: as in `row`.
+        alpha, sigma: the schedule at the times in question.
+        std: standard deviation of the pixels.
+
+    Reference: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 5.
+    """
+    m, n = row(name, alpha, sigma)
+    return (alpha**2 * std**2 + sigma**2) / (std * (m * sigma - n * alpha)) ** 2

@@ -31,6 +31,8 @@ class DiffusionModel(keras.Model):
         num_classes: K; None asks the network's `OneHot` layer. 0 without classes.
         seed: of every random draw of training.
         min_snr: None weighs all times alike, as the course does; a number weighs the error of x0 by min(SNR, number).
+        data_std: None, or the standard deviation s of the pixels: weighs the error of x0 by SNR + 1/s², so that the
+            loss is 1 at every t for the best linear guess; for a network of `precondition`. Not together with min_snr.
         stratified: whether the times of a batch are spread evenly over (0, T], each still uniform, for a calmer loss.
 
     Example:
@@ -39,7 +41,7 @@ class DiffusionModel(keras.Model):
         >>> model.fit(images, labels, batch_size=128, epochs=20)
         >>> model.sample(labels=[0, 1, 2], guidance_scale=5.0)
 
-    Reference: Ho et al. 2020; Ho & Salimans 2022; Hang et al. 2023 (min_snr); Kingma et al. 2021 (stratified).
+    Reference: Ho et al. 2020; Ho & Salimans 2022; Hang et al. 2023 (min_snr); Karras et al. 2022 (data_std); Kingma et al. 2021 (stratified).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class DiffusionModel(keras.Model):
         num_classes=None,
         seed=0,
         min_snr=None,
+        data_std=None,
         stratified=False,
         **kwargs,
     ):
@@ -67,6 +70,7 @@ class DiffusionModel(keras.Model):
         self.num_classes = _count_classes(network) if num_classes is None else num_classes
         self.seed = seed
         self.min_snr = min_snr
+        self.data_std = data_std
         self.stratified = stratified
         self._check()
         self.ema_network = None
@@ -89,8 +93,12 @@ class DiffusionModel(keras.Model):
             raise ValueError(f"label_dropout: expected 0..1, got {self.label_dropout}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: expected None or 0 <= decay < 1, got {self.ema_decay}")
-        if self.min_snr is not None and not (is_number(self.min_snr) and self.min_snr > 0):
-            raise ValueError(f"min_snr: expected None or a positive number, got {self.min_snr!r}")
+        for name in ("min_snr", "data_std"):
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and value > 0):
+                raise ValueError(f"{name}: expected None or a positive number, got {value!r}")
+        if self.min_snr is not None and self.data_std is not None:
+            raise ValueError("min_snr and data_std: expected one of them, got both")
         if self.prediction == "eps" and self.schedule.alpha[-1] == 0:
             raise ValueError(
                 "prediction: 'eps' can't tell x0 where alpha = 0; use 'x0', 'v' or 'flow'"
@@ -200,11 +208,13 @@ class DiffusionModel(keras.Model):
 
     def _weight(self, t):
         """The weight of the squared error at t/T [N]: [N, 1, 1, 1], or 1."""
-        if self.min_snr is None:
+        if self.min_snr is None and self.data_std is None:
             return 1.0
         t = t * self.schedule.num_train_steps
         t = t if self.schedule.continuous else tf.cast(tf.round(t), tf.int32)
         alpha, sigma = (_look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
+        if self.data_std is not None:
+            return predictions.unit_weight(self.prediction, alpha, sigma, std=self.data_std)
         return predictions.min_snr_weight(
             self.prediction, alpha, sigma, gamma=self.min_snr, minimum=tf.minimum
         )
@@ -340,6 +350,7 @@ class DiffusionModel(keras.Model):
             "num_classes": self.num_classes,
             "seed": self.seed,
             "min_snr": self.min_snr,
+            "data_std": self.data_std,
             "stratified": self.stratified,
         }
 
@@ -362,7 +373,13 @@ def _input_names(network):
 
 
 def _count_classes(network):
-    return next((layer.num_classes for layer in network.layers if isinstance(layer, OneHot)), 0)
+    """K of the network's `OneHot` layer, in networks inside it too; 0 without one."""
+    for layer in network.layers:
+        count = layer.num_classes if isinstance(layer, OneHot) else 0
+        count = _count_classes(layer) if isinstance(layer, keras.Model) else count
+        if count:
+            return count
+    return 0
 
 
 def _look_up(table, t):

@@ -122,7 +122,7 @@ def test_our_own_recipe_differs_where_it_says_and_has_no_one_to_compare_with():
         settings.resolve({"part": "2.5", "recipe": name}).course for name in ("best", "course")
     )
     assert ours.prediction == "v" and theirs.prediction == "eps"
-    assert ours.schedule["name"] == "cosine" and ours.min_snr == 5 and ours.stratified
+    assert ours.schedule["name"] == "cosine" and ours.preconditioned and ours.stratified
     assert ours.staff_loss is None and ours.student_losses == ()
     assert ours.conditioning == course.MODULATE and theirs.conditioning == "add"
     same = ("parts", "num_classes", "width", "epochs", "batch_size", "figures")

@@ -110,7 +110,13 @@ def test_the_optimizer_had_the_rate_that_the_metrics_name(flow_run):
 def test_our_own_recipe_trains_its_own_network_and_draws_every_figure(tmp_path, images):
     run, finished, _ = train(tmp_path, ask("2.5", recipe="best", epochs=1), images)
     record = run.read()
-    assert finished and record["network"] == "modulated_unet" and record["prediction"] == "v"
+    assert finished and record["network"] == "preconditioned_modulated_unet"
+    pixels = images.x_train / 255
+    assert record["prediction"] == "v" and record["min_snr"] is None
+    assert record["data_std"] == pytest.approx(pixels.std(), abs=1e-4)
+    config = keras.models.load_model(run.model).network.get_layer("precondition").get_config()
+    assert config["mean"] == pytest.approx(pixels.mean(), abs=1e-4)
+    assert config["std"] == record["data_std"] and config["schedule"] == record["schedule"]
     figures = {figure["file"].split("/")[-1] for figure in record["figures"]}
     assert {"architecture.png", "loss.png"} <= figures
     assert all((run.folder / figure["file"]).is_file() for figure in record["figures"])

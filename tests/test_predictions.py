@@ -82,3 +82,28 @@ def test_min_snr_is_the_papers():
     for name, expected in papers.items():
         weight = predictions.min_snr_weight(name, alpha, sigma, gamma=5, minimum=np.minimum)
         np.testing.assert_allclose(weight, expected)
+
+
+@pytest.mark.parametrize("name", predictions.NAMES)
+def test_in_unit_weights_the_best_linear_guess_has_a_loss_of_one(name):
+    """Regression of the target on xt over many draws, at each of three times; nothing of the formula is in it."""
+    rng, mean, std = np.random.default_rng(1), 0.3, 0.2
+    x0, eps = mean + std * rng.normal(size=200_000), rng.normal(size=200_000)
+    for alpha, sigma in ((0.95, 0.31), (0.6, 0.8), (0.2, 0.98)):
+        xt = alpha * x0 + sigma * eps
+        target = predictions.target(name, alpha, sigma, x0=x0, eps=eps)
+        left = target - np.polyval(np.polyfit(xt, target, 1), xt)
+        weight = predictions.unit_weight(name, alpha, sigma, std=std)
+        assert weight * np.mean(left**2) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("name", predictions.NAMES)
+def test_unit_weight_is_snr_and_the_inverse_of_the_variance_for_x0(name):
+    alpha, sigma, x0, eps = draw()
+    xt = alpha * x0 + sigma * eps
+    out = predictions.target(name, alpha, sigma, x0=x0, eps=eps)
+    p, q = predictions.to_x0(name, alpha, sigma)
+    wrong = out + 0.01
+    weight = predictions.unit_weight(name, alpha, sigma, std=0.5)
+    expected = ((alpha / sigma) ** 2 + 1 / 0.5**2) * (p * xt + q * wrong - x0) ** 2
+    np.testing.assert_allclose(weight * (wrong - out) ** 2, expected, rtol=1e-6)

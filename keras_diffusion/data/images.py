@@ -85,6 +85,14 @@ class ImageData:
             "sha256": digest.hexdigest(),
         }
 
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training images' pixels, as [0, 1]; rounded to four digits."""
+        counts = np.bincount(self.x_train.reshape(-1), minlength=256)
+        value = np.arange(256) / 255
+        mean = float(np.average(value, weights=counts))
+        variance = float(np.average((value - mean) ** 2, weights=counts))
+        return round(mean, 4), round(math.sqrt(variance), 4)
+
     def limit(self, n: int) -> ImageData:
         """The same with the first `n` training images only; the test images are kept whole.
 

@@ -2,6 +2,16 @@
 
 from keras_diffusion.nn.blocks import BatchNorm, OneHot, gelu
 from keras_diffusion.nn.modulated import TimeFeatures, modulated_unet
+from keras_diffusion.nn.preconditioning import Precondition, precondition
 from keras_diffusion.nn.unet import unet
 
-__all__ = ["BatchNorm", "OneHot", "TimeFeatures", "gelu", "modulated_unet", "unet"]
+__all__ = [
+    "BatchNorm",
+    "OneHot",
+    "Precondition",
+    "TimeFeatures",
+    "gelu",
+    "modulated_unet",
+    "precondition",
+    "unet",
+]

@@ -2,7 +2,7 @@
 
 
 def stages(network):
-    """The stages of a network that `unet` or `modulated_unet` built.
+    """The stages of a network that `unet` or `modulated_unet` built, in `precondition` or without it.
 
     Args:
         network: `keras.Model`.
@@ -11,12 +11,21 @@ def stages(network):
         A list of tuples, each after its inputs: name, operation, shape ((H, W, C), or (C,) for a vector), names of
         the inputs.
     """
-    reading = _Reading(network)
-    reading.add("x", "input", network.input["x"].shape[1:])
+    shape = network.input["x"].shape[1:]
+    inside = next((layer for layer in network.layers if hasattr(layer, "layers")), None)
+    reading = _Reading(inside or network)
+    if inside is None:
+        reading.add("x", "input", shape)
+    else:
+        reading.add("xt", "input", shape)
+        reading.add("x", "(xt - α·mean) / std of xt", shape, "xt")
     if reading.has("embedding"):
         _modulated(reading)
     else:
         _course(reading)
+    if inside is not None:
+        reading.add("guess", "a(t) + b(t)·x, linear", shape, "x")
+        reading.add("preconditioned", "guess + scale(t)·out", shape, "guess", "out")
     return reading.stages
 
 

@@ -1,0 +1,118 @@
+"""What a linear denoiser knows is given to a network; the rest is what it has to learn."""
+
+import keras
+import tensorflow as tf
+
+from keras_diffusion import predictions, schedules
+from keras_diffusion.errors import is_number
+
+
+@keras.saving.register_keras_serializable(package="keras_diffusion")
+class Precondition(keras.layers.Layer):
+    """xt [N, H, W, C] and t/T [N] to the three parts of a preconditioned output, float32 whatever the policy.
+
+    For pixels with mean mu and variance s², the best linear guess from xt = alpha*x0 + sigma*eps is, with
+    u = (xt - alpha*mu)/sqrt(var) and var = alpha²s² + sigma², x0 = mu + (alpha s²/sqrt(var))*u, its error being of
+    standard deviation s*sigma/sqrt(var). For a prediction out = m*x0 + n*eps this gives `out = guess + scale*F`:
+
+        guess = m*mu + (m*alpha*s² + n*sigma)/sqrt(var) * u
+        scale = s*(m*sigma - n*alpha)/sqrt(var)
+
+    where F, what is left, is of mean 0 and variance 1 at every t, as u is.
+
+    Args:
+        schedule: `Schedule`, or its `to_config()`.
+        prediction: "eps", "x0", "v" or "flow".
+        mean, std: mu and s of the pixels in [0, 1] that are trained on.
+
+    Returns:
+        (u [N, H, W, C], guess [N, H, W, C], scale [N, 1, 1, 1]).
+
+    Reference: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 5, for
+        data with a mean and for any schedule and prediction.
+    """
+
+    def __init__(self, schedule, *, prediction, mean, std, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.schedule = schedules.from_config(schedule) if isinstance(schedule, dict) else schedule
+        self.prediction, self.mean, self.std = prediction, mean, std
+        if not is_number(mean):
+            raise ValueError(f"mean: expected a number, got {mean!r}")
+        if not (is_number(std) and std > 0):
+            raise ValueError(f"std: expected a positive number, got {std!r}")
+        alpha, sigma = self.schedule.alpha, self.schedule.sigma
+        m, n = predictions.row(prediction, alpha, sigma)
+        root = (alpha**2 * std**2 + sigma**2) ** 0.5
+        self._tables = {
+            "shift": alpha * mean,
+            "norm": 1 / root,
+            "constant": m * mean + 0 * alpha,
+            "slope": (m * alpha * std**2 + n * sigma) / root,
+            "scale": std * (m * sigma - n * alpha) / root,
+        }
+
+    def call(self, x, t):
+        at = {name: self._at(table, t) for name, table in self._tables.items()}
+        u = (x - at["shift"]) * at["norm"]
+        return u, at["constant"] + at["slope"] * u, at["scale"]
+
+    def _at(self, table, t):
+        """A table at t/T [N], linear between the schedule's times: [N, 1, 1, 1]."""
+        table, last = tf.constant(table, tf.float32), len(table) - 1
+        t = tf.clip_by_value(t, 0.0, 1.0) * last
+        lower = tf.minimum(tf.cast(t, tf.int32), last - 1)
+        low, high = tf.gather(table, lower), tf.gather(table, lower + 1)
+        return (low + (high - low) * (t - tf.cast(lower, tf.float32)))[:, None, None, None]
+
+    def compute_output_shape(self, x_shape, t_shape):
+        return x_shape, x_shape, (x_shape[0], 1, 1, 1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "schedule": self.schedule.to_config(),
+            "prediction": self.prediction,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+
+def precondition(network, schedule, *, prediction, mean, std, name=None):
+    """Puts the best linear guess beside a network, so that it learns only what that leaves: `Precondition`.
+
+    Without this a network has to copy the noise of xt into its output in the amount that t asks for, and to stop
+    doing so at T, where sampling starts.
+
+    Args:
+        network: functional Keras model on a dict of `x`, `t` and, with classes, `label`, as `unet` builds it.
+        schedule, prediction: those of the `DiffusionModel` that will have it.
+        mean, std: of the pixels in [0, 1] that will be trained on; MNIST: 0.1307 and 0.3081.
+        name: name of the model; None: the network's, and `preconditioned_` before it.
+
+    Returns:
+        `keras.Model` with the same inputs and the same kind of output.
+
+    Raises:
+        ValueError: where the network isn't told t, or an argument is out of its range.
+
+    Example:
+        >>> schedule = cosine_schedule(300)
+        >>> network = precondition(
+        ...     modulated_unet(width=32, num_classes=10), schedule, prediction="v", mean=0.1307, std=0.3081)
+        >>> model = DiffusionModel(network, schedule, prediction="v", data_std=0.3081)
+    """
+    names = set(network.input) if isinstance(network.input, dict) else set()
+    if not {"x", "t"} <= names:
+        raise ValueError(
+            f"network: expected a functional Keras model on a dict that has x and t, got {sorted(names)}"
+        )
+    inputs = {
+        key: keras.Input(value.shape[1:], name=key, dtype=value.dtype)
+        for key, value in network.input.items()
+    }
+    layer = Precondition(schedule, prediction=prediction, mean=mean, std=std, name="precondition")
+    u, guess, scale = layer(inputs["x"], inputs["t"])
+    left = network({**inputs, "x": u})
+    out = keras.layers.Multiply(dtype="float32", name="scaled")([scale, left])
+    out = keras.layers.Add(dtype="float32", name="preconditioned_out")([guess, out])
+    return keras.Model(inputs, out, name=name or f"preconditioned_{network.name}")
