@@ -18,14 +18,13 @@ def stages(network):
         reading.add("x", "input", shape)
     else:
         reading.add("xt", "input", shape)
-        reading.add("x", "(xt - α·mean) / std of xt", shape, "xt")
+        reading.add("x", "u = (xt − mean) / std, at t", shape, "xt")
     if reading.has("embedding"):
         _modulated(reading)
     else:
         _course(reading)
     if inside is not None:
-        reading.add("guess", "a(t) + b(t)·x, linear", shape, "x")
-        reading.add("preconditioned", "guess + scale(t)·out", shape, "guess", "out")
+        reading.add("preconditioned", "a(t) + b(t)·u + c(t)·h", shape, "out", "x")
     return reading.stages
 
 
