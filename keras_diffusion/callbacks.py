@@ -306,7 +306,9 @@ class GuidanceDoctor(keras.callbacks.Callback):
         if self.model.step.numpy() < self.after:
             return
         lines = doctor.warnings(self.found, scale=self.guidance_scale)
-        stuck = doctor.plateau(self.losses, self.found, self.model.prediction)
+        stuck = None
+        if self.model.min_snr is None and self.model.data_std is None:
+            stuck = doctor.plateau(self.losses, self.found, self.model.prediction)
         for line in [*lines, *([stuck] if stuck else [])]:
             self.say(f"epoch {epoch + 1}: {line}")
 

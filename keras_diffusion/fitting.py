@@ -117,6 +117,10 @@ def _network(asked, data):
     if not recipe.preconditioned:
         return network
     mean, std = data.moments()
+    if std < 1e-6:
+        raise UserError(
+            f"--recipe best: expected images with a contrast, got {data.name} with all pixels alike"
+        )
     schedule = schedules.from_config(recipe.schedule)
     return nn.precondition(network, schedule, prediction=recipe.prediction, mean=mean, std=std)
 

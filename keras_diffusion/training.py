@@ -1,6 +1,7 @@
 """DiffusionModel: a network, a schedule and a prediction as an ordinary Keras model."""
 
 import copy
+import math
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from keras_diffusion import compiled, predictions, schedules
 from keras_diffusion.errors import is_number
-from keras_diffusion.nn import OneHot
+from keras_diffusion.nn import OneHot, Precondition
 from keras_diffusion.sampling import guidance, loop, request, samplers
 
 _EPS, _TIME, _DROPOUT, _STREAMS = range(4)
@@ -32,7 +33,8 @@ class DiffusionModel(keras.Model):
         seed: of every random draw of training.
         min_snr: None weighs all times alike, as the course does; a number weighs the error of x0 by min(SNR, number).
         data_std: None, or the standard deviation s of the pixels: weighs the error of x0 by SNR + 1/s², so that the
-            loss is 1 at every t for the best linear guess; for a network of `precondition`. Not together with min_snr.
+            loss is 1 at every t for the best linear guess; for a network of `precondition` (another's x0 would be
+            weighed without bound near t = 0). Not together with min_snr.
         stratified: whether the times of a batch are spread evenly over (0, T], each still uniform, for a calmer loss.
 
     Example:
@@ -95,10 +97,13 @@ class DiffusionModel(keras.Model):
             raise ValueError(f"ema_decay: expected None or 0 <= decay < 1, got {self.ema_decay}")
         for name in ("min_snr", "data_std"):
             value = getattr(self, name)
-            if value is not None and not (is_number(value) and value > 0):
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name}: expected None or a positive number, got {value!r}")
         if self.min_snr is not None and self.data_std is not None:
             raise ValueError("min_snr and data_std: expected one of them, got both")
+        for layer in self.network.layers:
+            if isinstance(layer, Precondition):
+                layer.check_fits(self.schedule, self.prediction, self.data_std)
         if self.prediction == "eps" and self.schedule.alpha[-1] == 0:
             raise ValueError(
                 "prediction: 'eps' can't tell x0 where alpha = 0; use 'x0', 'v' or 'flow'"

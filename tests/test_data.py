@@ -1,5 +1,6 @@
 """What is read, what is refused, and what happens without a network (no test here needs one)."""
 
+import dataclasses
 import gzip
 import http.server
 import importlib.util
@@ -366,6 +367,37 @@ def test_only_a_gzip_file_counts_as_an_answer(monkeypatch):
         server.shutdown()
     assert answers == [True, False, False]
     assert not reachable(root + "/file.gz")  # nobody listens any more
+
+
+# What is computed from the images
+
+
+def test_moments_are_those_of_the_training_pixels():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 60, (700, 8, 12, 3), np.uint8)
+    label = np.arange(700, dtype=np.int32) % 2
+    every = images.ImageData("some", "here", x, label, 255 - x, label, ("a", "b"))
+    for some, count in ((every, 700), (every.limit(3), 3)):
+        mean, std = some.moments()
+        assert mean == pytest.approx(np.mean(x[:count] / 255), rel=1e-3)
+        assert std == pytest.approx(np.std(x[:count] / 255), rel=1e-3)
+    black = dataclasses.replace(every, x_train=np.zeros_like(x))
+    assert black.moments() == (0.0, 0.0)
+
+
+def test_moments_of_many_images_take_little_memory(monkeypatch):
+    """Each part of them is counted by itself: bincount makes eight bytes of every one it is given."""
+    sizes, bincount = [], np.bincount
+    monkeypatch.setattr(
+        np,
+        "bincount",
+        lambda part, minlength: sizes.append(part.size) or bincount(part, minlength=minlength),
+    )
+    x = np.full((700, 256, 256, 1), 51, np.uint8)
+    label = np.zeros(700, np.int32)
+    mean, std = images.ImageData("some", "here", x, label, x[:1], label[:1], ("a",)).moments()
+    assert mean == pytest.approx(0.2) and std == pytest.approx(0, abs=1e-6)
+    assert sum(sizes) == x.size and max(sizes) <= 2**24
 
 
 # tensorflow-datasets' prepared copies

@@ -36,10 +36,10 @@ def test_importing_it_loads_neither_tensorflow_nor_keras():
 def test_keras_knows_our_classes_whichever_is_imported_first(imports):
     code = (
         f"{imports}\n"
-        "names = ('DiffusionModel', 'BatchNorm', 'OneHot', 'gelu')\n"
+        "names = ('DiffusionModel', 'BatchNorm', 'OneHot', 'Precondition', 'gelu')\n"
         "print(*(keras.saving.get_registered_object(f'keras_diffusion>{n}').__name__ for n in names))"
     )
-    assert python(code) == ["DiffusionModel", "BatchNorm", "OneHot", "gelu"]
+    assert python(code) == ["DiffusionModel", "BatchNorm", "OneHot", "Precondition", "gelu"]
 
 
 def test_importing_the_networks_first_works_too():

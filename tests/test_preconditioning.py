@@ -10,6 +10,7 @@ import keras_diffusion as kd
 from keras_diffusion import nn, predictions
 from keras_diffusion.exporting import convert, denoiser
 from keras_diffusion.nn.stages import stages
+from keras_diffusion.sampling import onnx_model
 
 MEAN, STD = 0.3, 0.2
 SCHEDULES = {"linear": kd.linear_schedule(50), "cosine": kd.cosine_schedule(50), "flow": kd.flow_schedule(50)}  # fmt: skip
@@ -61,6 +62,22 @@ def test_on_gaussian_pixels_the_guess_is_the_best_and_leaves_unit_variance(sched
     left = (target - guess) / scale
     assert abs(left.mean()) < 0.02 and left.std() == pytest.approx(1, rel=0.02)
     assert abs(np.mean(left * u)) < 0.02  # the best: nothing linear in u is left
+
+
+@pytest.mark.parametrize("prediction", ["flow", "x0", "v"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_between_the_times_of_a_continuous_schedule_too(prediction, steps):
+    schedule, rng = kd.flow_schedule(steps), np.random.default_rng(2)
+    x0, eps = MEAN + STD * rng.normal(size=200_000), rng.normal(size=200_000)
+    t = rng.uniform(0.05, 1, size=200_000)  # a time for each pixel, as training draws them
+    alpha, sigma = 1 - t, t
+    xt = (alpha * x0 + sigma * eps).astype(np.float32)
+    layer = nn.Precondition(schedule, prediction=prediction, mean=MEAN, std=STD)
+    _, guess, scale = layer(xt[:, None, None, None], t.astype(np.float32))
+    target = predictions.target(prediction, alpha, sigma, x0=x0, eps=eps)
+    left = (target - np.asarray(guess).reshape(-1)) / np.asarray(scale).reshape(-1)
+    for part in np.array_split(np.argsort(t), 5):
+        assert left[part].std() == pytest.approx(1, rel=0.03)
 
 
 def test_where_nothing_of_the_image_is_left_the_output_is_the_networks_alone():
@@ -126,6 +143,10 @@ def test_it_trains_is_saved_and_draws_the_same(conditioning, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert again.data_std == STD
+    for one, other in zip(again.network.weights, model.network.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    averages = zip(model.ema_network.weights, model.network.weights, strict=True)
+    assert any(np.abs(average - weight).max() > 1e-4 for average, weight in averages)
     asked = {"labels": [0, 1, 2], "num_steps": 4, "guidance_scale": 2.0}
     np.testing.assert_allclose(again.sample(**asked), model.sample(**asked), atol=1e-6)
 
@@ -152,8 +173,31 @@ def test_every_precision_is_exported_in_float32(policy):
     assert u.dtype == guess.dtype == "float32"
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_every_format_of_export_draws_as_the_model(policy, tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        network = roughen(wrap())
+    finally:
+        keras.config.set_dtype_policy(before)
+    model = kd.DiffusionModel(network, SCHEDULES["cosine"], prediction="v", ema_decay=None)
+    folder = tmp_path / "export"
+    also = ("float16", "int8", "tflite")
+    convert.convert(model, folder, training={}, class_names="abc", also=also, say=lambda line: None)
+    exact = kd.DiffusionModel(
+        convert.in_float32(network), SCHEDULES["cosine"], prediction="v", ema_decay=None
+    )
+    asked = {"num_steps": 5, "guidance_scale": 2.0, "seed": 3}
+    expected = exact.sample([0, 1, 2], **asked)
+    for name in ("denoiser.onnx", "sampler.onnx", "denoiser.float16.onnx"):
+        images = onnx_model.load(folder / name).sample([0, 1, 2], **asked)
+        assert np.abs(images - expected).max() < (5e-3 if "float16" in name else 1e-4)
+
+
 @pytest.mark.parametrize(("name", "value"), [
-    ("std", 0), ("std", -1.0), ("std", True), ("std", "1"), ("mean", None), ("prediction", "score"),
+    ("std", 0), ("std", -1.0), ("std", True), ("std", "1"), ("std", np.inf), ("mean", None), ("mean", np.nan),
+    ("prediction", "score"),
 ])  # fmt: skip
 def test_it_refuses_numbers_that_are_none(name, value):
     with pytest.raises(ValueError) as error:
@@ -166,6 +210,18 @@ def test_it_refuses_a_network_that_is_not_told_the_time():
     with pytest.raises(ValueError) as error:
         wrap(network=keras.Model({"x": x}, keras.layers.Conv2D(1, 3, padding="same")(x)))
     assert one_line(error).startswith("network: expected")
+
+
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("schedule", {"schedule": kd.cosine_schedule(40)}),
+    ("prediction", {"prediction": "x0"}),
+    ("data_std", {"data_std": 0.5}),
+])  # fmt: skip
+def test_a_model_is_of_what_its_network_is_preconditioned_for(name, arguments):
+    given = {"schedule": SCHEDULES["cosine"], "prediction": "v", **arguments}
+    with pytest.raises(ValueError) as error:
+        kd.DiffusionModel(wrap(), **given)
+    assert one_line(error).startswith(f"{name}: expected")
 
 
 @pytest.mark.parametrize("arguments", [{"data_std": 0}, {"data_std": "1"}, {"data_std": 0.3, "min_snr": 5.0}])  # fmt: skip

@@ -212,6 +212,26 @@ def test_min_snr_weighs_the_loss_of_each_image(prediction, schedule, images):
     np.testing.assert_allclose(train(model, x0, label), expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [(LINEAR, "eps"), (LINEAR, "v"), (LINEAR, "x0"), (FLOW, "v"), (FLOW, "flow")],
+)
+def test_data_std_weighs_the_error_of_x0_by_snr_and_the_inverse_of_its_variance(
+    prediction, schedule, images
+):
+    x0, label = images
+    model = make_model(
+        make_affine(), schedule=schedule, prediction=prediction, num_classes=NUM_CLASSES,
+        label_dropout=0.0, ema_decay=None, data_std=0.4, optimizer=keras.optimizers.SGD(0.0),
+    )  # fmt: skip
+    xt, t, target = corrupt(model, x0, 0)
+    alpha, sigma = (value[:, None, None, None] for value in schedule.at(300 * t.astype(float)))
+    _, q = predictions.to_x0(prediction, alpha, sigma)
+    weight = ((alpha / sigma) ** 2 + 1 / 0.4**2) * q**2
+    expected = np.mean(weight * (target - affine(xt, t, label)) ** 2)
+    np.testing.assert_allclose(train(model, x0, label), expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("value", [0, -1.0, True, "5"])
 def test_min_snr_is_a_positive_number(value):
     with pytest.raises(ValueError) as error:

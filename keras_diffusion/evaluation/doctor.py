@@ -106,7 +106,7 @@ def plateau(losses, found, prediction):
     """What is wrong where the loss of eps stands at its plateau; None where it doesn't.
 
     Args:
-        losses: of the epochs so far.
+        losses: of the epochs so far, all times weighed alike.
         found: `Examination`.
         prediction: what the network predicts.
     """

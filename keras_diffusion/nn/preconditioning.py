@@ -1,5 +1,7 @@
 """What a linear denoiser knows is given to a network; the rest is what it has to learn."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -36,33 +38,45 @@ class Precondition(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.schedule = schedules.from_config(schedule) if isinstance(schedule, dict) else schedule
         self.prediction, self.mean, self.std = prediction, mean, std
-        if not is_number(mean):
+        predictions.row(prediction, 1.0, 0.0)
+        if not (is_number(mean) and math.isfinite(mean)):
             raise ValueError(f"mean: expected a number, got {mean!r}")
-        if not (is_number(std) and std > 0):
+        if not (is_number(std) and 0 < std < math.inf):
             raise ValueError(f"std: expected a positive number, got {std!r}")
-        alpha, sigma = self.schedule.alpha, self.schedule.sigma
-        m, n = predictions.row(prediction, alpha, sigma)
-        root = (alpha**2 * std**2 + sigma**2) ** 0.5
-        self._tables = {
-            "shift": alpha * mean,
-            "norm": 1 / root,
-            "constant": m * mean + 0 * alpha,
-            "slope": (m * alpha * std**2 + n * sigma) / root,
-            "scale": std * (m * sigma - n * alpha) / root,
-        }
 
     def call(self, x, t):
-        at = {name: self._at(table, t) for name, table in self._tables.items()}
-        u = (x - at["shift"]) * at["norm"]
-        return u, at["constant"] + at["slope"] * u, at["scale"]
+        alpha, sigma = self._at(self.schedule.alpha, t), self._at(self.schedule.sigma, t)
+        mu, s = self.mean, self.std
+        m, n = predictions.row(self.prediction, alpha, sigma)
+        root = tf.sqrt(alpha**2 * s**2 + sigma**2)
+        u = (x - alpha * mu) / root
+        guess = m * mu + (m * alpha * s**2 + n * sigma) / root * u
+        return u, guess, s * (m * sigma - n * alpha) / root
 
     def _at(self, table, t):
-        """A table at t/T [N], linear between the schedule's times: [N, 1, 1, 1]."""
+        """alpha or sigma at t/T [N] as training draws them, linear between the schedule's times: [N, 1, 1, 1]."""
         table, last = tf.constant(table, tf.float32), len(table) - 1
         t = tf.clip_by_value(t, 0.0, 1.0) * last
         lower = tf.minimum(tf.cast(t, tf.int32), last - 1)
         low, high = tf.gather(table, lower), tf.gather(table, lower + 1)
         return (low + (high - low) * (t - tf.cast(lower, tf.float32)))[:, None, None, None]
+
+    def check_fits(self, schedule, prediction, data_std):
+        """Checks that a model is of the schedule, prediction and deviation that this layer is for.
+
+        Raises:
+            ValueError: where it is not.
+        """
+        pairs = (
+            ("schedule", self.schedule.to_config(), schedule.to_config()),
+            ("prediction", self.prediction, prediction),
+            ("data_std", self.std, self.std if data_std is None else data_std),
+        )
+        for name, expected, got in pairs:
+            if got != expected:
+                raise ValueError(
+                    f"{name}: expected {_brief(expected)}, which the network is preconditioned for, got {_brief(got)}"
+                )
 
     def compute_output_shape(self, x_shape, t_shape):
         return x_shape, x_shape, (x_shape[0], 1, 1, 1)
@@ -81,7 +95,7 @@ def precondition(network, schedule, *, prediction, mean, std, name=None):
     """Puts the best linear guess beside a network, so that it learns only what that leaves: `Precondition`.
 
     Without this a network has to copy the noise of xt into its output in the amount that t asks for, and to stop
-    doing so at T, where sampling starts.
+    doing so at T, where sampling starts. Call it under the dtype policy that the network was built with.
 
     Args:
         network: functional Keras model on a dict of `x`, `t` and, with classes, `label`, as `unet` builds it.
@@ -101,14 +115,15 @@ def precondition(network, schedule, *, prediction, mean, std, name=None):
         ...     modulated_unet(width=32, num_classes=10), schedule, prediction="v", mean=0.1307, std=0.3081)
         >>> model = DiffusionModel(network, schedule, prediction="v", data_std=0.3081)
     """
-    names = set(network.input) if isinstance(network.input, dict) else set()
+    given = getattr(network, "input", None)
+    names = set(given) if isinstance(given, dict) else set()
     if not {"x", "t"} <= names:
         raise ValueError(
-            f"network: expected a functional Keras model on a dict that has x and t, got {sorted(names)}"
+            f"network: expected a functional Keras model on a dict that has x and t, got {sorted(names) or network}"
         )
     inputs = {
         key: keras.Input(value.shape[1:], name=key, dtype=value.dtype)
-        for key, value in network.input.items()
+        for key, value in given.items()
     }
     layer = Precondition(schedule, prediction=prediction, mean=mean, std=std, name="precondition")
     u, guess, scale = layer(inputs["x"], inputs["t"])
@@ -116,3 +131,8 @@ def precondition(network, schedule, *, prediction, mean, std, name=None):
     out = keras.layers.Multiply(dtype="float32", name="scaled")([scale, left])
     out = keras.layers.Add(dtype="float32", name="preconditioned_out")([guess, out])
     return keras.Model(inputs, out, name=name or f"preconditioned_{network.name}")
+
+
+def _brief(value):
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -66,12 +66,18 @@ def _side(run, store):
 def _pair(one, other, *, store, name):
     """Both loss curves in one picture, and what of the runs can be compared."""
     curves = figures.loss_curves([_curve(run) for run in (one, other)])
-    targets = [(run.recipe.schedule, run.recipe.prediction) for run in (one, other)]
+    targets = [_loss_of(run) for run in (one, other)]
     return {
         "src": store.put_bytes(curves, f"comparisons/{name}.svg"),
         "comparable": targets[0] == targets[1],
         "same_noise": one.recipe.parts == other.recipe.parts,
     }
+
+
+def _loss_of(run):
+    """What a run's loss is a loss of, and how it is weighed."""
+    weights = [run.record.get(name) for name in ("min_snr", "data_std")]
+    return run.recipe.schedule, run.recipe.prediction, weights
 
 
 def _curve(run):

@@ -54,9 +54,8 @@ def settings(run):
     asked, record = run.asked, run.record
     extras = [] if asked.precision == "float32" else [asked.precision]
     if asked.recipe == "best":
-        extras.append(
-            "our own recipe (its network, v-prediction, cosine schedule, min-SNR weights)"
-        )
+        weights = "min-SNR weights" if record.get("min_snr") else "preconditioned"
+        extras.append(f"our own recipe (its network, v-prediction, cosine schedule, {weights})")
     if run.recipe.num_classes and "label_dropout" in record:
         extras.append(f"class hidden with probability {record['label_dropout']:g}")
     decay = record.get("ema_decay", asked.ema_decay)
