@@ -423,10 +423,10 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path, arguments, named):
 
 
 def test_the_program_measures_the_model_that_comes_with_the_package(tmp_path):
-    done = evaluate("--data", "mnist-5k", "--num-samples", "260", "--steps", "5", cwd=tmp_path)
+    done = evaluate("--data", "mnist-5k", "--num-samples", "260", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
-    assert record["sampling"]["network_calls"] == 10
+    assert record["sampling"]["network_calls"] == 9  # six steps, three of them guided
     assert record["generated"]["accuracy"]["value"] > 0.95
     assert record["real"]["accuracy"]["value"] > 0.95
     assert 0.5 < record["frechet_over_floor"] < 5
@@ -442,3 +442,8 @@ def test_the_program_sweeps(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
     assert [row["calls"] for row in rows] == [2, 4, 3, 6]
+
+
+def test_a_sweep_draws_what_its_rows_say_and_not_the_models_own_interval():
+    drawn = sweep._drawn({"sampler": "ddim", "num_steps": 3, "spacing": None, "guidance_scale": 2.0, "guidance_interval": None})  # fmt: skip
+    assert drawn["guidance_interval"] == (0.0, 1.0) and drawn["eta"] == 0.0

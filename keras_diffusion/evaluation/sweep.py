@@ -67,7 +67,7 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     labels = subjects.labels_for(subject, count)
     measure.check_count(count, judge.num_features)
     for way in ways:
-        subject.calls(**_given(way))  # all of them before the first hour
+        subject.calls(**_drawn(way))  # all of them before the first hour
     folder = pathlib.Path(folder)
     identity = {
         "format": FORMAT, "weights": subject.weights, "judge": judge.sha256, "data": data.identity()["sha256"],
@@ -82,12 +82,12 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     done = {_key(row) for row in rows}
     left = [way for way in ways if _key(way) not in done]
     for k, way in enumerate(left, 1):
-        images = subject.draw(labels, seed=seed, **_given(way))
+        images = subject.draw(labels, seed=seed, **_drawn(way))
         some = measure.judged(judge, images, labels)
         distance = distances.frechet_of_moments(distances.moments(some.features), theirs)
         row = {
             **way,
-            "calls": subject.calls(**_given(way)),
+            "calls": subject.calls(**_drawn(way)),
             "accuracy": float((some.read == labels).mean()),
             "frechet": distance,
             "over_floor": distance / floor,
@@ -172,6 +172,12 @@ def picture(path, record):
 
 def _given(way):
     return {name: way[name] for name in WAYS if way.get(name) is not None}
+
+
+def _drawn(way):
+    """What is asked for a way: what it leaves open is the sampler's usual, not the model's own default."""
+    usual = {"eta": 0.0} if way["sampler"] == "ddim" else {}
+    return {"guidance_interval": (0.0, 1.0), **usual, **_given(way)}
 
 
 def _key(row):
