@@ -141,13 +141,13 @@ def _last_model(run, say):
 
 
 def _new_model(asked, data, steps_per_epoch):
-    recipe = asked.course
+    recipe, network = asked.course, _network(asked, data)
     model = DiffusionModel(
-        _network(asked, data),
+        network,
         schedules.from_config(recipe.schedule),
         prediction=recipe.prediction,
         ema_decay=asked.ema_decay,
-        data_std=data.moments()[1] if recipe.preconditioned else None,
+        data_std=network.get_layer("precondition").std if recipe.preconditioned else None,
         stratified=recipe.stratified,
         seed=asked.seed,
     )

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_diffusion import compiled, predictions, schedules
 from keras_diffusion.errors import is_number
 from keras_diffusion.nn import OneHot, Precondition
+from keras_diffusion.nn.tables import look_up
 from keras_diffusion.sampling import guidance, loop, request, samplers
 
 _EPS, _TIME, _DROPOUT, _STREAMS = range(4)
@@ -160,7 +161,7 @@ class DiffusionModel(keras.Model):
         """
         eps = tf.random.stateless_normal(tf.shape(x0), self._key(step, _EPS), alg="philox")
         t = self._times(tf.shape(x0)[0], step)
-        alpha, sigma = (_look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
+        alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
         xt = alpha * x0 + sigma * eps
         target = predictions.target(self.prediction, alpha, sigma, x0=x0, eps=eps)
         return xt, tf.cast(t, tf.float32) / self.schedule.num_train_steps, target
@@ -217,7 +218,7 @@ class DiffusionModel(keras.Model):
             return 1.0
         t = t * self.schedule.num_train_steps
         t = t if self.schedule.continuous else tf.cast(tf.round(t), tf.int32)
-        alpha, sigma = (_look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
+        alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
         if self.data_std is not None:
             return predictions.unit_weight(self.prediction, alpha, sigma, std=self.data_std)
         return predictions.min_snr_weight(
@@ -385,13 +386,3 @@ def _count_classes(network):
         if count:
             return count
     return 0
-
-
-def _look_up(table, t):
-    """A schedule's table at times t [N], as [N, 1, 1, 1]: read at integers, linear between them."""
-    table = tf.constant(table, tf.float32)
-    if t.dtype.is_integer:
-        return tf.gather(table, t)[:, None, None, None]
-    lower = tf.minimum(tf.cast(t, tf.int32), table.shape[0] - 2)
-    low, high = tf.gather(table, lower), tf.gather(table, lower + 1)
-    return (low + (high - low) * (t - tf.cast(lower, tf.float32)))[:, None, None, None]

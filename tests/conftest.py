@@ -45,6 +45,18 @@ def make_unet(*, seed=0, **arguments):
     return roughen(network, seed=seed)
 
 
+def under_policy(policy, make):
+    """What `make` makes under a dtype policy of Keras."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return make()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def roughen(network, *, seed=0):
     """Gives every vector of a network (biases, gamma, beta, moving statistics) values that a mistake would show in."""
     rng = np.random.default_rng(seed)

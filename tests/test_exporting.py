@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line, roughen
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line, roughen, under_policy
 from onnx import numpy_helper
 
 import keras_diffusion as kd
@@ -299,12 +299,7 @@ def test_other_networks(make, arguments, tmp_path):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_is_exported_in_float32(policy):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        network = make_unet(num_classes=NUM_CLASSES)
-    finally:
-        keras.config.set_dtype_policy(before)
+    network = under_policy(policy, lambda: make_unet(num_classes=NUM_CLASSES))
     plain = convert.in_float32(network)
     same = make_unet(num_classes=NUM_CLASSES)
     same.set_weights(network.get_weights())

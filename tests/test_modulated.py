@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, one_line, roughen
+from conftest import IMAGE_SHAPE, NUM_CLASSES, one_line, roughen, under_policy
 
 import keras_diffusion as kd
 from keras_diffusion import nn
@@ -121,12 +121,7 @@ def test_it_trains_is_saved_and_draws_the_same(tmp_path):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_every_precision_is_exported_in_float32(policy):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        network = roughen(make())
-    finally:
-        keras.config.set_dtype_policy(before)
+    network = under_policy(policy, lambda: roughen(make()))
     same = make()
     same.set_weights(network.get_weights())
     model = kd.DiffusionModel(network, kd.linear_schedule(50), ema_decay=None)

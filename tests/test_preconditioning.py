@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, one_line, roughen
+from conftest import IMAGE_SHAPE, NUM_CLASSES, one_line, roughen, under_policy
 
 import keras_diffusion as kd
 from keras_diffusion import nn, predictions
@@ -153,12 +153,7 @@ def test_it_trains_is_saved_and_draws_the_same(conditioning, tmp_path):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_every_precision_is_exported_in_float32(policy):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        network = roughen(wrap())
-    finally:
-        keras.config.set_dtype_policy(before)
+    network = under_policy(policy, lambda: roughen(wrap()))
     same = wrap()
     same.set_weights(network.get_weights())
     model = kd.DiffusionModel(network, SCHEDULES["cosine"], prediction="v", ema_decay=None)
@@ -175,12 +170,7 @@ def test_every_precision_is_exported_in_float32(policy):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_every_format_of_export_draws_as_the_model(policy, tmp_path):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        network = roughen(wrap())
-    finally:
-        keras.config.set_dtype_policy(before)
+    network = under_policy(policy, lambda: roughen(wrap()))
     model = kd.DiffusionModel(network, SCHEDULES["cosine"], prediction="v", ema_decay=None)
     folder = tmp_path / "export"
     also = ("float16", "int8", "tflite")

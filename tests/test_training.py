@@ -198,36 +198,21 @@ def test_draws_depend_on_seed_and_step_alone(images):
     ("schedule", "prediction"),
     [(LINEAR, "eps"), (LINEAR, "v"), (LINEAR, "x0"), (FLOW, "v"), (FLOW, "flow")],
 )
-def test_min_snr_weighs_the_loss_of_each_image(prediction, schedule, images):
-    x0, label = images
-    model = make_model(
-        make_affine(), schedule=schedule, prediction=prediction, num_classes=NUM_CLASSES,
-        label_dropout=0.0, ema_decay=None, min_snr=5.0, optimizer=keras.optimizers.SGD(0.0),
-    )  # fmt: skip
-    xt, t, target = corrupt(model, x0, 0)
-    alpha, sigma = (value[:, None, None, None] for value in schedule.at(300 * t.astype(float)))
-    _, q = predictions.to_x0(prediction, alpha, sigma)
-    weight = np.minimum((alpha / sigma) ** 2, 5) * q**2
-    expected = np.mean(weight * (target - affine(xt, t, label)) ** 2)
-    np.testing.assert_allclose(train(model, x0, label), expected, rtol=1e-3)
-
-
 @pytest.mark.parametrize(
-    ("schedule", "prediction"),
-    [(LINEAR, "eps"), (LINEAR, "v"), (LINEAR, "x0"), (FLOW, "v"), (FLOW, "flow")],
-)
-def test_data_std_weighs_the_error_of_x0_by_snr_and_the_inverse_of_its_variance(
-    prediction, schedule, images
-):
+    ("weighing", "of_x0"),
+    [({"min_snr": 5.0}, lambda snr: np.minimum(snr, 5)), ({"data_std": 0.4}, lambda snr: snr + 1 / 0.4**2)],
+    ids=["min_snr", "data_std"],
+)  # fmt: skip
+def test_the_loss_of_each_image_is_weighed(weighing, of_x0, prediction, schedule, images):
     x0, label = images
     model = make_model(
         make_affine(), schedule=schedule, prediction=prediction, num_classes=NUM_CLASSES,
-        label_dropout=0.0, ema_decay=None, data_std=0.4, optimizer=keras.optimizers.SGD(0.0),
+        label_dropout=0.0, ema_decay=None, optimizer=keras.optimizers.SGD(0.0), **weighing,
     )  # fmt: skip
     xt, t, target = corrupt(model, x0, 0)
     alpha, sigma = (value[:, None, None, None] for value in schedule.at(300 * t.astype(float)))
     _, q = predictions.to_x0(prediction, alpha, sigma)
-    weight = ((alpha / sigma) ** 2 + 1 / 0.4**2) * q**2
+    weight = of_x0((alpha / sigma) ** 2) * q**2
     expected = np.mean(weight * (target - affine(xt, t, label)) ** 2)
     np.testing.assert_allclose(train(model, x0, label), expected, rtol=1e-3)
 

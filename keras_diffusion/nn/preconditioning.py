@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_diffusion import predictions, schedules
 from keras_diffusion.errors import is_number
+from keras_diffusion.nn.tables import look_up
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -45,21 +46,14 @@ class Precondition(keras.layers.Layer):
             raise ValueError(f"std: expected a positive number, got {std!r}")
 
     def call(self, x, t):
-        alpha, sigma = self._at(self.schedule.alpha, t), self._at(self.schedule.sigma, t)
+        t = tf.clip_by_value(t, 0.0, 1.0) * self.schedule.num_train_steps
+        alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
         mu, s = self.mean, self.std
         m, n = predictions.row(self.prediction, alpha, sigma)
         root = tf.sqrt(alpha**2 * s**2 + sigma**2)
         u = (x - alpha * mu) / root
         guess = m * mu + (m * alpha * s**2 + n * sigma) / root * u
         return u, guess, s * (m * sigma - n * alpha) / root
-
-    def _at(self, table, t):
-        """alpha or sigma at t/T [N] as training draws them, linear between the schedule's times: [N, 1, 1, 1]."""
-        table, last = tf.constant(table, tf.float32), len(table) - 1
-        t = tf.clip_by_value(t, 0.0, 1.0) * last
-        lower = tf.minimum(tf.cast(t, tf.int32), last - 1)
-        low, high = tf.gather(table, lower), tf.gather(table, lower + 1)
-        return (low + (high - low) * (t - tf.cast(lower, tf.float32)))[:, None, None, None]
 
     def check_fits(self, schedule, prediction, data_std):
         """Checks that a model is of the schedule, prediction and deviation that this layer is for.
