@@ -16,6 +16,7 @@ _HOME = {
     "unet": "nn",
     "modulated_unet": "nn",
     "precondition": "nn",
+    "Muon": "muon",
     "Schedule": "schedules",
     "linear_schedule": "schedules",
     "cosine_schedule": "schedules",

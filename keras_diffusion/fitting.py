@@ -14,6 +14,7 @@ import keras_diffusion
 from keras_diffusion import callbacks, course, illustrate, nn, pipeline, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
+from keras_diffusion.muon import Muon
 from keras_diffusion.sessions import Session
 from keras_diffusion.training import DiffusionModel
 
@@ -45,7 +46,8 @@ def fit(
         Whether the run is finished (False: stopped by Ctrl-C, and can go on).
 
     Raises:
-        UserError: where the loss or a weight is no longer finite; the checkpoints before stay.
+        UserError: where the loss or a weight is no longer finite (the checkpoints before stay), or the newest checkpoint
+            is of a network that this version doesn't build.
     """
     keras.utils.set_random_seed(asked.seed)
     keras.config.set_dtype_policy(asked.precision)
@@ -56,7 +58,11 @@ def fit(
     earlier = run.read() if resume else {}
     if not resume:
         run.drop_checkpoints()
-    model = _last_model(run, say) or _new_model(asked, data, steps_per_epoch)
+    model = _last_model(run, say)
+    if model is None:
+        model = _new_model(asked, data, steps_per_epoch)
+    else:
+        _check_network(model.network, _network(asked, data))
     start = int(model.step.numpy())
     run.cut_metrics(start)
     record = _record(asked, data, command, from_step=start) | _describe(model.network, model)
@@ -140,6 +146,15 @@ def _last_model(run, say):
     return None
 
 
+def _check_network(found, ours):
+    """Whether a checkpoint's network is the one that this version builds: its figures name the layers."""
+    theirs, own = ([(w.path, w.shape) for w in n.trainable_weights] for n in (found, ours))
+    if theirs != own:
+        raise UserError(
+            f"--resume: expected a checkpoint of this version's {ours.name}, got one of an earlier version; --force starts over"
+        )
+
+
 def _new_model(asked, data, steps_per_epoch):
     recipe, network = asked.course, _network(asked, data)
     model = DiffusionModel(
@@ -162,8 +177,9 @@ def _new_model(asked, data, steps_per_epoch):
             rate, steps_per_epoch, 0.1 ** (1 / asked.epochs), staircase=True
         )
     xla = {"auto": "auto", "on": True, "off": False}[asked.xla]
-    adam = keras.optimizers.Adam(rate, epsilon=1e-8)  # PyTorch's epsilon, not Keras's
-    model.compile(optimizer=adam, jit_compile=xla)
+    # PyTorch's epsilon, not Keras's
+    optimizer = Muon(rate) if recipe.muon else keras.optimizers.Adam(rate, epsilon=1e-8)
+    model.compile(optimizer=optimizer, jit_compile=xla)
     return model
 
 

@@ -4,10 +4,13 @@ A schedule is a table on the integers 0..T, interpolated between them. The same 
 TensorFlow and sampling everywhere.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from keras_diffusion.errors import is_number, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,23 +185,32 @@ def linear_schedule(num_train_steps=300, *, beta_start=1e-4, beta_end=0.02):
     )
 
 
-def cosine_schedule(num_train_steps=300, *, offset=0.008, beta_max=0.999):
-    """alpha_bar falls like cos², each beta at most `beta_max`.
+def cosine_schedule(num_train_steps=300, *, shift=1.0, offset=0.008, beta_max=0.999):
+    """alpha_bar falls like cos², each beta at most `beta_max`; then alpha/sigma is multiplied by `shift` at every t.
 
-    Reference: Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 17.
+    With a shift above 1 the same t has less noise. The noise that a schedule is made for is relative to the images: for
+    pixels in [-1, 1] it is half of what it is for the same pixels in [0, 1].
+
+    Reference: Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 17; Hoogeboom et al.
+    2023, "Simple diffusion", section 3.1 (the shift).
     """
     _check_steps(num_train_steps)
     if not (offset >= 0 and 0 < beta_max < 1):
         raise ValueError(f"expected offset >= 0 and 0 < beta_max < 1, got {offset} and {beta_max}")
+    if not (is_number(shift) and 0 < shift < math.inf):
+        raise ValueError(f"shift: expected a positive number, got {shown(shift)}")
     u = np.arange(num_train_steps + 1) / num_train_steps
     f = np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2
     beta = np.clip(1.0 - f[1:] / f[:-1], 1e-12, beta_max)
+    alpha_bar = np.cumprod(1.0 - beta)
+    shifted = {} if shift == 1 else {"shift": float(shift)}
     return _from_alpha_bar(
-        np.cumprod(1.0 - beta),
+        alpha_bar * shift**2 / (1.0 - alpha_bar + alpha_bar * shift**2) if shifted else alpha_bar,
         name="cosine",
         num_train_steps=num_train_steps,
         offset=offset,
         beta_max=beta_max,
+        **shifted,
     )
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_diffusion import compiled, predictions, schedules
 from keras_diffusion.errors import is_number
+from keras_diffusion.muon import Muon  # noqa: F401  (load_model looks it up)
 from keras_diffusion.nn import OneHot, Precondition
 from keras_diffusion.nn.tables import look_up
 from keras_diffusion.sampling import guidance, loop, request, samplers

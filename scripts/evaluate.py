@@ -47,13 +47,24 @@ def parse(arguments):
         parser.add_argument(
             f"--{name}", type=_listed(kind), metavar=usual, help="with --sweep: " + help
         )
+    parser.add_argument(
+        "--times",
+        type=_listed(cli.number()),
+        action="append",
+        metavar="300,120,40",
+        help="with --sweep: from T to 0, in place of counts and spacings, or beside counts that are given; may be given more than once",
+    )
     options = parser.parse_args(arguments)
-    given = [name for name, *_ in LISTS if getattr(options, name.replace("-", "_")) is not None]
+    names = [*(name for name, *_ in LISTS), "times"]
+    given = [name for name in names if getattr(options, name.replace("-", "_")) is not None]
     if given and not options.sweep:
         parser.error(f"--{given[0]}: expected with --sweep, got it alone")
+    if options.times and options.spacings and not options.step_counts:
+        parser.error("--spacings: expected with --step-counts, got it with --times alone")
     for name, kind, usual, _ in LISTS:
         if getattr(options, name.replace("-", "_")) is None:
-            setattr(options, name.replace("-", "_"), _listed(kind)(usual))
+            nothing = options.times and name == "step-counts"
+            setattr(options, name.replace("-", "_"), [] if nothing else _listed(kind)(usual))
     return options
 
 
@@ -92,6 +103,7 @@ LISTS = (
     ("samplers", _one_of(tuple(SAMPLERS)), "ddpm,ddim,dpmpp_2m,heun", "their names"),
     ("step-counts", cli.integer(1), "5,10,20", "numbers of steps"),
     ("spacings", _one_of(tuple(SPACINGS)), "uniform", "uniform, quadratic, lam"),
+    ("etas", cli.number(0, 1), "0", "of ddim: 0 adds no noise, 1 as much as ddpm"),
     ("scales", cli.number(), "1,1.5,2,3,5", "guidance scales"),
     ("intervals", _interval, "0-1", "of t/T where guidance acts"),
 )
@@ -161,9 +173,15 @@ def sweep(options, subject, judge, images, folder):
     """Many ways to draw."""
     from keras_diffusion.evaluation import sweep
 
-    lists = [getattr(options, name.replace("-", "_")) for name, *_ in LISTS]
-    samplers, steps, spacings, scales, intervals = lists
-    ways = sweep.grid(samplers, steps, spacings, scales, intervals)
+    ways = sweep.grid(
+        options.samplers,
+        options.step_counts,
+        options.spacings,
+        options.scales,
+        options.intervals,
+        etas=options.etas,
+        times=options.times or [],
+    )
     count = options.num_samples or 1000
     record = sweep.sweep(subject, judge, images, folder, ways, count=count, seed=options.seed)
     for calls, row in record["best"].items():

@@ -55,6 +55,25 @@ def test_an_activation_behind_the_last_convolution_is_found(images):
     assert any("activation behind the last convolution" in line for line in more)
 
 
+@pytest.mark.parametrize("weighed", [{"min_snr": 5.0}, {"data_std": 0.3}], ids=str)
+def test_the_plateau_is_of_losses_that_arent_weighed(images, weighed):
+    """0.4 is the plateau's height where all times count alike; a weighed loss has another scale."""
+    network = make_unet(num_classes=3)
+    cut = keras.Model(network.input, keras.layers.Activation("gelu")(network.output) * 0.0 + 0.1)
+    _, doctor = told(model_of(cut), *images)
+    said = {}
+    for name, options in (("plain", {}), ("weighed", weighed)):
+        model = model_of(cut)
+        for attribute, value in options.items():
+            setattr(model, attribute, value)
+        doctor.set_model(model)
+        doctor.losses, said[name] = [0.40, 0.40], []
+        doctor.say = said[name].append
+        doctor.on_epoch_end(2, {"loss": 0.40})
+    assert any("last convolution" in line for line in said["plain"])
+    assert not any("last convolution" in line for line in said["weighed"])
+
+
 def test_the_doctor_changes_no_draw_of_training(images):
     weights = []
     for watched in (False, True):

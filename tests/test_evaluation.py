@@ -293,6 +293,31 @@ def test_guidance_that_is_off_has_no_intervals():
     ]  # fmt: skip
 
 
+def test_eta_is_of_ddim_and_times_of_ones_own_have_their_own_count():
+    found = sweep.grid(
+        ["ddpm", "ddim"], [5], ["uniform"], [1.0], [None], etas=[0.0, 0.9], times=[[300.0, 40.0]]
+    )
+    assert [(way["num_steps"], way["spacing"], way["sampler"], way["eta"]) for way in found] == [
+        (2, [300.0, 40.0], "ddpm", None), (2, [300.0, 40.0], "ddim", 0.0), (2, [300.0, 40.0], "ddim", 0.9),
+        (5, "uniform", "ddpm", None), (5, "uniform", "ddim", 0.0), (5, "uniform", "ddim", 0.9),
+    ]  # fmt: skip
+
+
+def test_times_of_ones_own_survive_the_file(tmp_path):
+    found = sweep.grid(["ddim"], [], [], [2.0], [(0.4, 0.8)], etas=[0.9], times=[[300.0, 40.0]])
+    subject = Subject()
+    swept(tmp_path / "sweep", subject, found)
+    swept(tmp_path / "sweep", subject, found)
+    assert len(subject.drawn) == 1
+    way = sweep.best_of_file(tmp_path / "sweep", calls=10, weights="abc")
+    assert way == {
+        "sampler": "ddim", "num_steps": 2, "spacing": [300.0, 40.0], "eta": 0.9,
+        "guidance_scale": 2.0, "guidance_interval": [0.4, 0.8],
+    }  # fmt: skip
+    row = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"][0]
+    assert "ddim with eta 0.9, 2 steps (at 300, 40), guidance 2 in t/T" in sweep.describe(row)
+
+
 ROWS = [
     {"calls": 5, "accuracy": 0.990, "frechet": 2.0},
     {"calls": 10, "accuracy": 0.996, "frechet": 9.0},
@@ -317,9 +342,10 @@ def test_the_best_of_a_file_is_its_models_only(tmp_path):
         with pytest.raises(UserError) as error:
             sweep.best_of_file(path, **{"calls": 5, "weights": "abc", **options})
         assert word in one_line(error)
-    path.write_text('{"format": 1}')
-    with pytest.raises(UserError):
-        sweep.best_of_file(path, calls=5, weights="abc")
+    for text, word in (('{"format": 2}', "got none"), ('{"format": 1, "rows": [], "weights": "abc"}', "earlier")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(UserError, match=word):
+            sweep.best_of_file(path, calls=5, weights="abc")
 
 
 # --- the doctor
@@ -402,6 +428,10 @@ BAD = [
     (["--sweep", "--samplers", "ddpm,plms"], "plms"),
     (["--sweep", "--intervals", "0.9-0.1"], "0.9-0.1"),
     (["--sweep", "--step-counts", "5,,6"], "''"),
+    (["--sweep", "--etas", "1.1"], "1.1"),
+    (["--times", "300,100"], "--sweep"),
+    (["--sweep", "--times", "300,100", "--spacings", "lam"], "--step-counts"),
+    (["--data", "mnist-5k", "--sweep", "--times", "300,200,250"], "250"),
     ([], "--data: expected the data that the model was trained on, mnist.npz"),
     (["--data", "no.npz"], "no.npz"),
     (["--data", "mnist-5k", "--judge", "no.onnx"], "no.onnx"),
@@ -442,8 +472,17 @@ def test_the_program_sweeps(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
     assert [row["calls"] for row in rows] == [2, 4, 3, 6]
+    times = ("--times", "300,100", "--times", "300,150,50", "--etas", "0.5,1", "--scales", "1")
+    done = evaluate(*arguments, *times, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
+    found = [(row["spacing"], row["eta"]) for row in rows[4:]]
+    assert found == [([300, 100], 0.5), ([300, 100], 1), ([300, 150, 50], 0.5), ([300, 150, 50], 1)]
 
 
 def test_a_sweep_draws_what_its_rows_say_and_not_the_models_own_interval():
-    drawn = sweep._drawn({"sampler": "ddim", "num_steps": 3, "spacing": None, "guidance_scale": 2.0, "guidance_interval": None})  # fmt: skip
-    assert drawn["guidance_interval"] == (0.0, 1.0) and drawn["eta"] == 0.0
+    (way,) = sweep.grid(["ddim"], [3], ["uniform"], [2.0], [None])
+    for some in (way, {**way, "eta": None}):
+        drawn = sweep._drawn(some)
+        assert drawn["guidance_interval"] == (0.0, 1.0) and drawn["eta"] == 0.0
+    assert sweep._drawn({**way, "sampler": "ddpm", "eta": None})["variance"] == "beta_tilde"

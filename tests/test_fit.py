@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_diffusion import callbacks, fitting, illustrate, settings
+from keras_diffusion import callbacks, fitting, illustrate, nn, settings
 from keras_diffusion.data import ImageData
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
@@ -111,6 +111,7 @@ def test_our_own_recipe_trains_its_own_network_and_draws_every_figure(tmp_path, 
     run, finished, _ = train(tmp_path, ask("2.5", recipe="best", epochs=1), images)
     record = run.read()
     assert finished and record["network"] == "preconditioned_modulated_unet"
+    assert record["optimizer"]["class_name"] == "Muon"
     pixels = images.x_train / 255
     assert record["prediction"] == "v" and record["min_snr"] is None
     assert record["data_std"] == pytest.approx(pixels.std(), abs=1e-4)
@@ -120,6 +121,10 @@ def test_our_own_recipe_trains_its_own_network_and_draws_every_figure(tmp_path, 
     figures = {figure["file"].split("/")[-1] for figure in record["figures"]}
     assert {"architecture.png", "loss.png"} <= figures
     assert all((run.folder / figure["file"]).is_file() for figure in record["figures"])
+    run.model.unlink()
+    run.update(status="running", figures=[])
+    _, finished, _ = train(run.folder, ask("2.5", recipe="best", epochs=1), images, resume=True)
+    assert finished and run.model.is_file()
 
 
 def test_every_figure_that_the_part_owes_is_a_picture(flow_run):
@@ -202,6 +207,14 @@ def test_only_damaged_checkpoints_are_one_line(unfinished, images):
     for path in unfinished.checkpoint_files():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="expected a readable checkpoint"):
+        train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
+
+
+def test_a_network_that_this_version_does_not_build_is_not_gone_on_with(
+    unfinished, images, monkeypatch
+):
+    monkeypatch.setattr(fitting, "_network", lambda *_: nn.unet(width=8, num_classes=10))
+    with pytest.raises(UserError, match="of an earlier version"):
         train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
 
 

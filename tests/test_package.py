@@ -29,17 +29,28 @@ def test_importing_it_loads_neither_tensorflow_nor_keras():
     [
         "import keras, keras_diffusion",
         "import keras_diffusion, keras",
+        "from keras_diffusion import DiffusionModel; import keras",
+        "import keras_diffusion; keras_diffusion.unet; import keras",
         # Programs look whether Keras is there before they load it; TensorFlow does.
         "import importlib.util, keras_diffusion; importlib.util.find_spec('keras'); import keras",
     ],
 )
 def test_keras_knows_our_classes_whichever_is_imported_first(imports):
+    names = [
+        "DiffusionModel",
+        "BatchNorm",
+        "OneHot",
+        "Precondition",
+        "TimeFeatures",
+        "gelu",
+        "Muon",
+    ]
     code = (
         f"{imports}\n"
-        "names = ('DiffusionModel', 'BatchNorm', 'OneHot', 'Precondition', 'gelu')\n"
+        f"names = {names}\n"
         "print(*(keras.saving.get_registered_object(f'keras_diffusion>{n}').__name__ for n in names))"
     )
-    assert python(code) == ["DiffusionModel", "BatchNorm", "OneHot", "Precondition", "gelu"]
+    assert python(code) == names
 
 
 def test_importing_the_networks_first_works_too():

@@ -13,6 +13,7 @@ VARIANCE_PRESERVING = {
     "linear": schedules.linear_schedule(300),
     "linear-7": schedules.linear_schedule(7, beta_start=1e-3, beta_end=0.5),
     "cosine": schedules.cosine_schedule(300),
+    "cosine-shifted": schedules.cosine_schedule(300, shift=2),
     "cosine-20": schedules.cosine_schedule(20, offset=0.01, beta_max=0.9),
 }
 OTHERS = {
@@ -42,6 +43,16 @@ def test_linear_is_the_running_product():
         alpha_bar *= 1 - (first + (last - first) * (t - 1) / (steps - 1))
         assert math.isclose(schedule.alpha[t], math.sqrt(alpha_bar), rel_tol=1e-12)
         assert math.isclose(schedule.sigma[t], math.sqrt(1 - alpha_bar), rel_tol=1e-10)
+
+
+@pytest.mark.parametrize("shift", [0.5, 2])
+def test_a_shift_multiplies_signal_over_noise_at_every_t(shift):
+    plain, shifted = (schedules.cosine_schedule(300, shift=k) for k in (1, shift))
+    ratio = (shifted.alpha * plain.sigma)[1:] / (shifted.sigma * plain.alpha)[1:]
+    np.testing.assert_allclose(ratio, shift, rtol=1e-9)
+    assert shifted.to_config()["shift"] == shift and "shift" not in plain.to_config()
+    again = schedules.from_config(shifted.to_config())
+    np.testing.assert_array_equal(again.alpha, shifted.alpha)
 
 
 def test_cosine_is_the_papers():
@@ -171,6 +182,9 @@ def test_tables_are_frozen():
         (lambda: schedules.linear_schedule(10, beta_start=0.5), "got 0.5 and 0.02"),
         (lambda: schedules.cosine_schedule(10, offset=-1), "offset >= 0"),
         (lambda: schedules.cosine_schedule(10, beta_max=1), "beta_max < 1"),
+        (lambda: schedules.cosine_schedule(10, shift=0), "shift: .* got 0"),
+        (lambda: schedules.cosine_schedule(10, shift=math.inf), "shift: .* got inf"),
+        (lambda: schedules.cosine_schedule(10, shift="2"), "shift: .* got '2'"),
         (lambda: schedules.denoiser_schedule(0), "sigma > 0"),
         (lambda: schedules.denoiser_schedule(alpha=-1), "alpha >= 0"),
         (lambda: schedules.table_schedule([1.0], [0.0]), "T\\+1 >= 2, got \\(1,\\)"),

@@ -1,4 +1,4 @@
-"""Sampler by steps by guidance by spacing: each way to draw is measured once, and the best for each number of network calls kept.
+"""Sampler by times by noise by guidance: each way to draw is measured once, and the best for each number of network calls kept.
 
 FOLDER/sweep.csv has a row as soon as it is measured, so that a sweep that was stopped goes on; sweep.json says what the rows belong to and which are best.
 """
@@ -13,32 +13,40 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import distances, measure, subjects
 from keras_diffusion.files import replacing
 
-FORMAT = 1
+FORMAT = 2
 BUDGETS = (5, 10, 20, 50, 100, 600)  # network calls an image
 ACCURATE = 0.995  # of two ways to draw that are as accurate as this, the one with the smaller distance is the better
-WAYS = ("sampler", "num_steps", "spacing", "guidance_scale", "guidance_interval")
+WAYS = ("sampler", "num_steps", "spacing", "eta", "guidance_scale", "guidance_interval")
 COLUMNS = (*WAYS, "calls", "accuracy", "frechet", "over_floor")
 
 
-def grid(samplers, steps, spacings, scales, intervals):
+def grid(samplers, steps, spacings, scales, intervals, *, etas=(0.0,), times=()):
     """Every way to draw: dicts of arguments of `sample`, those with fewer steps first.
 
-    An interval says nothing where guidance is off: such a way is there once.
+    An interval says nothing where guidance is off, eta nothing for another sampler than ddim: such a way is there once.
+
+    Args:
+        samplers, scales, intervals: each of them with each of the others.
+        steps, spacings: as many steps, so spaced: each of the one with each of the other.
+        etas: of ddim.
+        times: lists of times, beside those that steps and spacings make.
     """
+    own_times = [[float(time) for time in own] for own in times]
+    schedules = [*itertools.product(steps, spacings), *((len(own), own) for own in own_times)]
     ways, seen = [], set()
-    for num_steps, sampler, spacing, scale, interval in itertools.product(
-        steps, samplers, spacings, scales, intervals
+    for (num_steps, spacing), sampler, eta, scale, interval in itertools.product(
+        sorted(schedules, key=lambda one: one[0]), samplers, etas, scales, intervals
     ):
         way = {
             "sampler": sampler,
             "num_steps": num_steps,
             "spacing": spacing,
-            "guidance_scale": scale,
+            "eta": float(eta) if sampler == "ddim" else None,
+            "guidance_scale": float(scale),
             "guidance_interval": None if scale == 1 else interval,
         }
-        key = tuple(way.values())
-        if key not in seen:
-            seen.add(key)
+        if _key(way) not in seen:
+            seen.add(_key(way))
             ways.append(way)
     return ways
 
@@ -145,8 +153,11 @@ def describe(row):
     interval = row["guidance_interval"]
     between = f" in t/T {interval[0]:g} to {interval[1]:g}" if interval else ""
     spacing = row["spacing"] or "usual"
+    if not isinstance(spacing, str):
+        spacing = "at " + ", ".join(f"{time:g}" for time in spacing)
+    sampler = f"{row['sampler']} with eta {row['eta']:g}" if row["eta"] else row["sampler"]
     return (
-        f"{row['sampler']}, {row['num_steps']} steps ({spacing}), guidance {row['guidance_scale']:g}{between}: {row['calls']} calls,"
+        f"{sampler}, {row['num_steps']} steps ({spacing}), guidance {row['guidance_scale']:g}{between}: {row['calls']} calls,"
         f" accuracy {row['accuracy']:.2%}, Fréchet {row['frechet']:.2f}, {row['over_floor']:.2f} times the floor"
     )
 
@@ -176,7 +187,7 @@ def _given(way):
 
 def _drawn(way):
     """What is asked for a way: what it leaves open is the sampler's usual, not the model's own default."""
-    usual = {"eta": 0.0} if way["sampler"] == "ddim" else {}
+    usual = {"ddim": {"eta": 0.0}, "ddpm": {"variance": "beta_tilde"}}.get(way["sampler"], {})
     return {"guidance_interval": (0.0, 1.0), **usual, **_given(way)}
 
 
@@ -209,14 +220,17 @@ def _read(folder):
     path = pathlib.Path(folder) / "sweep.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        good = record["format"] == FORMAT and all(
-            set(row) == set(COLUMNS) for row in record["rows"]
-        )
+        earlier = record["format"] < FORMAT
+        good = earlier or all(set(row) == set(COLUMNS) for row in record["rows"])
         good = good and isinstance(record["weights"], str)
     except (OSError, ValueError, TypeError, KeyError):
-        good = False
+        good = earlier = False
     if not good:
         raise UserError(f"{path}: expected a sweep.json that evaluate.py --sweep wrote, got none")
+    if earlier:
+        raise UserError(
+            f"{path}: expected a sweep of this version, got one of an earlier; sweep into a new folder"
+        )
     return record
 
 

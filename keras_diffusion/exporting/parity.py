@@ -133,11 +133,16 @@ def _keras_call(model, network):
 
 
 def _inputs(model, n):
-    """Arguments of one call on n images."""
-    rng = np.random.default_rng(n)
+    """Arguments of one call on n images: xt of random images, the first at T, the others at random times."""
+    rng, schedule = np.random.default_rng(n), model.schedule
+    t = schedule.num_train_steps * np.append(1.0, rng.random(n - 1))
+    t = t if schedule.continuous else np.ceil(t)
+    alpha, sigma = (np.reshape(value, (-1, 1, 1, 1)) for value in schedule.at(t))
+    shape = (n, *model.image_shape)
+    xt = alpha * rng.random(shape) + sigma * rng.standard_normal(shape)
     return {
-        "x": rng.standard_normal((n, *model.image_shape)).astype(np.float32),
-        "t": rng.random(n).astype(np.float32),
+        "x": xt.astype(np.float32),
+        "t": (t / schedule.num_train_steps).astype(np.float32),
         "label": (np.arange(n) % (model.num_classes + 1)).astype(np.int32),
     }
 
