@@ -25,8 +25,7 @@ class Recipe:
         schedule: configuration of the schedule.
         prediction: what the network predicts.
         width: D.
-        epochs, batch_size, learning_rate: of Adam, or of Muon.
-        muon: whether convolutions are trained by `Muon`.
+        epochs, batch_size, learning_rate: of Adam.
         decays: whether the rate is multiplied by 0.1^(1/epochs) after each epoch.
         cosine: whether it rises from 0 over the first steps and falls to 0 as a cosine instead.
         preconditioned: whether the network is put into `nn.precondition`, and its loss weighed to match (`data_std`).
@@ -49,7 +48,6 @@ class Recipe:
     epochs: int = 0
     batch_size: int = 128
     learning_rate: float = 1e-3
-    muon: bool = False
     decays: bool = True
     cosine: bool = False
     preconditioned: bool = False
@@ -83,13 +81,11 @@ def rise_and_fall(steps):
 def best(recipe):
     """Our own recipe in place of the course's: what differs, and what it is for.
 
-    network `modulated_unet`: time and class are heard in every block, and most work is done where the image is small;
+    network `modulated_unet`: time and class are heard in every block;
     prediction v: an error of the output is a bounded error of the image at every t (Salimans & Ho 2022);
     cosine schedule: nothing of the image is left at T, where sampling starts (Nichol & Dhariwal 2021; Lin et al. 2023);
     preconditioning: the network learns what a linear denoiser leaves, weighed alike at every t (Karras et al. 2022);
-    stratified times: a calmer loss (Kingma et al. 2021);
-    `Muon` for the convolutions: less loss after as many steps (Jordan et al. 2024); a rate of 2e-3 that falls to 0.
-    D = 24 and 8 epochs: what two CPU cores train in an hour.
+    stratified times: a calmer loss (Kingma et al. 2021); a rate of 2e-3 that falls to 0.
 
     Raises:
         UserError: where the part has none.
@@ -106,10 +102,7 @@ def best(recipe):
         prediction="v",
         preconditioned=True,
         stratified=True,
-        width=24,
-        epochs=8,
         learning_rate=2e-3,
-        muon=True,
         cosine=True,
         staff_loss=None,  # of another loss
         student_losses=(),

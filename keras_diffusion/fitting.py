@@ -14,7 +14,6 @@ import keras_diffusion
 from keras_diffusion import callbacks, course, illustrate, nn, pipeline, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
-from keras_diffusion.muon import Muon
 from keras_diffusion.sessions import Session
 from keras_diffusion.training import DiffusionModel
 
@@ -177,9 +176,8 @@ def _new_model(asked, data, steps_per_epoch):
             rate, steps_per_epoch, 0.1 ** (1 / asked.epochs), staircase=True
         )
     xla = {"auto": "auto", "on": True, "off": False}[asked.xla]
-    # PyTorch's epsilon, not Keras's
-    optimizer = Muon(rate) if recipe.muon else keras.optimizers.Adam(rate, epsilon=1e-8)
-    model.compile(optimizer=optimizer, jit_compile=xla)
+    adam = keras.optimizers.Adam(rate, epsilon=1e-8)  # PyTorch's epsilon, not Keras's
+    model.compile(optimizer=adam, jit_compile=xla)
     return model
 
 

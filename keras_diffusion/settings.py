@@ -90,9 +90,9 @@ def resolve(given, before=None):
         if not recipe.epochs and before is None and name in given:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: part {given['part']} trains nothing; leave it out")
-    if given.get("recipe") == "best":
-        recipe = course.best(recipe)
     chosen = {name: getattr(recipe, name) for name in ("width", "epochs", "batch_size")}
+    if given.get("recipe") == "best":
+        course.best(recipe)
     # A part is known by the part that trains it: 2.6 and 2.5 are one run.
     return Settings(**{**chosen, **given, "part": recipe.parts[0]})
 

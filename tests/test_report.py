@@ -18,7 +18,7 @@ from PIL import Image
 
 from keras_diffusion import course, figures, predictions, runs, schedules, settings
 from keras_diffusion.errors import UserError
-from keras_diffusion.report import comparison, page, plan, words
+from keras_diffusion.report import comparison, page, plan
 from keras_diffusion.report.cards import Cards
 from keras_diffusion.report.found import find, read
 from keras_diffusion.report.pictures import Inline
@@ -184,24 +184,6 @@ def test_settings_losses_and_commands_stand_in_the_section(place):
     run = read(place / "part-2.5")
     assert run.final_loss == pytest.approx(np.mean(1 / np.arange(58, 61)))  # the last epoch's 3
     assert f"final loss</dt><dd>{run.final_loss:#.3g}<" in text
-
-
-MUON = {"class_name": "Muon", "config": {"learning_rate": 0.5}}
-SCALED = {"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": MUON}}
-ADAM = {"class_name": "Adam", "config": {"learning_rate": 0.5}}
-
-
-@pytest.mark.parametrize(("optimizer", "said"), [
-    (MUON, "Muon for the convolutions, Adam for the rest, at"), (SCALED, "Muon for the convolutions, Adam for the rest, at"),
-    (ADAM, "Adam at"), (None, "Adam at"), ({"class_name": "Adam", "config": 3}, "Adam at"),
-])  # fmt: skip
-def test_the_optimizer_is_the_one_that_the_record_names(optimizer, said):
-    recipe, asked = course.recipe_of("2.5"), types.SimpleNamespace(epochs=4)
-    run = types.SimpleNamespace(recipe=recipe, record={"optimizer": optimizer}, asked=asked)
-    rate = "0.5" if optimizer in (MUON, SCALED, ADAM) else "0.001"
-    assert words._optimizer(run) == f"{said} {rate}, times 0.1^(1/4) after each epoch"
-    run.recipe = course.best(recipe)
-    assert words._optimizer(run) == f"{said} 0.002, falling to 0 as a cosine"
 
 
 @pytest.mark.parametrize(("weights", "comparable"), [

@@ -1,4 +1,4 @@
-"""Our own UNet: time and class heard in every block, most of the work where the image is small."""
+"""Our own UNet: the course's, with time and class heard in every block."""
 
 import math
 
@@ -28,17 +28,15 @@ class TimeFeatures(keras.layers.Layer):
         return (*input_shape[:-1], 1 + 2 * _FREQUENCIES)
 
 
-def modulated_unet(*, width=24, num_classes=None, image_shape=(28, 28, 1), name=None):
+def modulated_unet(*, width=32, num_classes=None, image_shape=(28, 28, 1), name=None):
     """Builds a UNet that is told time and class in every block.
 
-        x -Conv-> D -DownConv-> 2D -h + ConvBlock-> 2D -DownConv-> 4D -h + ConvBlock-> 4D -h + FC(Flatten(h), e)-> 4D
-          -h + ConvBlock-> 4D -UpConv-> 2D -concat, ConvBlock-> 2D -h + ConvBlock-> 2D -UpConv-> D
-          -concat, ConvBlock-> D -Conv2d(3,1,1)-> out
+        x -Conv-> D -DownBlock-> D -DownBlock-> 2D -Flatten, Unflatten-> -concat, two ConvBlocks-> 2D
+          -UpBlock-> D -concat, UpBlock-> D -concat, ConvBlock-> D -Conv2d(3,1,1)-> out
 
-    A vector e, of two layers of width 4D over the features of t and the one-hot class, gives each ConvBlock a scale and
-    a shift for each channel behind the normalisation of its first Conv2d(3,1,1): `gelu((1 + scale)*BN(conv(x)) + shift)`.
-    At the start both are zero. The course's network hears time and class at two places of its decoder only, has half as
-    many channels at half and quarter size, and does most of its work at full size, where a convolution sees least.
+    A vector e, of two layers of width 4D over the features of t and the one-hot class, gives each block a scale and a
+    shift for each channel behind the normalisation of its first Conv2d(3,1,1): `gelu((1 + scale)*BN(conv(x)) + shift)`; so
+    does what Unflatten puts out. At the start both are zero. The course's network hears time and class at two places of its decoder only.
 
     Args:
         width: D, the number of channels after the first convolution.
@@ -53,11 +51,10 @@ def modulated_unet(*, width=24, num_classes=None, image_shape=(28, 28, 1), name=
         ValueError: where an argument is out of its range.
 
     Example:
-        >>> network = modulated_unet(width=24, num_classes=10)
+        >>> network = modulated_unet(width=32, num_classes=10)
         >>> out = network({"x": xt, "t": t / 300, "label": label})
 
-    Reference: Perez et al. 2018, "FiLM"; Ho et al. 2020, appendix B (residual blocks, more channels in smaller images);
-    Dhariwal & Nichol 2021, section 3 (time and class as scale and shift).
+    Reference: Perez et al. 2018, "FiLM"; Dhariwal & Nichol 2021, section 3 (the same for diffusion).
     """
     blocks.check(width, num_classes, image_shape)
     inputs = {
@@ -87,7 +84,7 @@ def _embedding(inputs, width, num_classes):
 
 
 def _body(x, width, e):
-    concat, add = keras.layers.Concatenate, keras.layers.Add
+    concat = keras.layers.Concatenate
 
     def block(h, channels, name):
         h = blocks.conv(
@@ -95,28 +92,17 @@ def _body(x, width, e):
         )
         return blocks.conv(h, channels, name=f"{name}_conv2")
 
-    def residual(h, name):
-        return add(name=name)([h, block(h, h.shape[-1], name)])
-
     enter = blocks.conv(x, width, name="enter")
-    block1 = residual(blocks.down_conv(enter, 2 * width, name="down1"), "block1")
-    h = residual(blocks.down_conv(block1, 4 * width, name="down2"), "block2")
-    h = residual(add(name="whole")([h, _whole(h, e)]), "block3")
-    h = blocks.up_conv(h, 2 * width, name="up1")
-    h = block(concat(name="skip1")([h, block1]), 2 * width, "block4")
-    h = blocks.up_conv(residual(h, "block5"), width, name="up2")
-    h = block(concat(name="skip0")([h, enter]), width, "block6")
+    down1 = block(blocks.down_conv(enter, width, name="down1_down"), width, "down1")
+    down2 = block(blocks.down_conv(down1, 2 * width, name="down2_down"), 2 * width, "down2")
+    h = blocks.unflatten(blocks.flatten(down2, name="flatten"), down2.shape[1:3], name="unflatten")
+    h = concat(name="skip2")([_modulate(h, e, name="unflatten_e"), down2])
+    h = block(h, 2 * width, "middle1")
+    h = keras.layers.Add(name="middle")([h, block(h, 2 * width, "middle2")])
+    h = block(blocks.up_conv(h, width, name="up1_up"), width, "up1")
+    h = block(blocks.up_conv(concat(name="skip1")([h, down1]), width, name="up2_up"), width, "up2")
+    h = block(concat(name="skip0")([h, enter]), width, "leave")
     return blocks.last_conv(h, x.shape[-1])
-
-
-def _whole(h, e):
-    """What the whole image says, for each of its places: [N, H, W, C] -> [N, 1, 1, C]."""
-    channels = h.shape[-1]
-    mean = keras.layers.Reshape((channels,), name="flatten")(
-        blocks.flatten(h, name="flatten_image")
-    )
-    asked = keras.layers.Concatenate(name="flatten_and_e")([mean, e])
-    return blocks.fc_block(asked, channels, name="whole_fc")
 
 
 def _modulate(h, e, *, name):

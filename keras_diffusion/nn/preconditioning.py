@@ -106,7 +106,7 @@ def precondition(network, schedule, *, prediction, mean, std, name=None):
     Example:
         >>> schedule = cosine_schedule(300)
         >>> network = precondition(
-        ...     modulated_unet(width=24, num_classes=10), schedule, prediction="v", mean=0.1307, std=0.3081)
+        ...     modulated_unet(width=32, num_classes=10), schedule, prediction="v", mean=0.1307, std=0.3081)
         >>> model = DiffusionModel(network, schedule, prediction="v", data_std=0.3081)
     """
     given = getattr(network, "input", None)

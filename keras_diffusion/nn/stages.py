@@ -46,19 +46,18 @@ def _modulated(reading):
     told = "t/T, class" if reading.has("class_vector") else "t/T"
     reading.block("e", f"e = FC({told})", "embedding")
     reading.block("enter", "Conv", "enter_gelu", "x")
-    reading.block("down1", "DownConv", "down1_gelu", "enter")
-    reading.block("block1", "h + ConvBlock(e)", "block1", "down1", "e")
-    reading.block("down2", "DownConv", "down2_gelu", "block1")
-    reading.block("block2", "h + ConvBlock(e)", "block2", "down2", "e")
-    reading.block("flatten", "Flatten", "flatten_image_gelu", "block2")
-    reading.block("whole", "h + FC(flatten, e)", "whole", "block2", "flatten", "e")
-    reading.block("block3", "h + ConvBlock(e)", "block3", "whole", "e")
-    reading.block("up1", "UpConv", "up1_gelu", "block3")
-    reading.block("block4", "concat, ConvBlock(e)", "block4_conv2_gelu", "up1", "block1", "e")
-    reading.block("block5", "h + ConvBlock(e)", "block5", "block4", "e")
-    reading.block("up2", "UpConv", "up2_gelu", "block5")
-    reading.block("block6", "concat, ConvBlock(e)", "block6_conv2_gelu", "up2", "enter", "e")
-    reading.block("out", "Conv 3×3", "out", "block6")
+    reading.block("down1", "DownBlock(e)", "down1_conv2_gelu", "enter", "e")
+    reading.block("down2", "DownBlock(e)", "down2_conv2_gelu", "down1", "e")
+    reading.block("flatten", "Flatten", "flatten_gelu", "down2")
+    reading.block("unflatten", "Unflatten(e)", "unflatten_gelu", "flatten", "e")
+    reading.block(
+        "middle1", "concat, ConvBlock(e)", "middle1_conv2_gelu", "unflatten", "down2", "e"
+    )
+    reading.block("middle2", "h + ConvBlock(e)", "middle", "middle1", "e")
+    reading.block("up1", "UpBlock(e)", "up1_conv2_gelu", "middle2", "e")
+    reading.block("up2", "concat, UpBlock(e)", "up2_conv2_gelu", "up1", "down1", "e")
+    reading.block("leave", "concat, ConvBlock(e)", "leave_conv2_gelu", "up2", "enter", "e")
+    reading.block("out", "Conv 3×3", "out", "leave")
 
 
 class _Reading:

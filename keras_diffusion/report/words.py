@@ -62,31 +62,21 @@ def settings(run):
     average = f"averaged weights (decay {decay:g})" if decay else "the weights as they are"
     return (
         f"D = {asked.width}, {count(asked.epochs, 'epoch')} of {images(run)} in batches of {asked.batch_size},"
-        f" {_optimizer(run)}, {', '.join([*extras, f'seed {asked.seed}'])}; pictures are drawn with {average}."
+        f" {_adam(run)}, {', '.join([*extras, f'seed {asked.seed}'])}; pictures are drawn with {average}."
     )
 
 
-def _optimizer(run):
-    recipe, said = run.recipe, run.record.get("optimizer")
-    said = said if isinstance(said, dict) else {}
-    if said.get("class_name") == "LossScaleOptimizer":  # float16's
-        said = _config(said).get("inner_optimizer", {})
-    name = "Adam"
-    if said.get("class_name") == "Muon":
-        name = "Muon for the convolutions, Adam for the rest,"
+def _adam(run):
+    recipe = run.recipe
     if recipe.cosine:
-        return f"{name} at {recipe.learning_rate:g}, falling to 0 as a cosine"
-    rate = _config(said).get("learning_rate", recipe.learning_rate)
-    rate = _config(rate).get("initial_learning_rate") if isinstance(rate, dict) else rate
-    # An earlier version doesn't say.
-    rate = rate if isinstance(rate, (int, float)) else recipe.learning_rate
-    text = f"{name} at {rate:g}"
+        return f"Adam at {recipe.learning_rate:g}, falling to 0 as a cosine"
+    try:
+        rate = run.record["optimizer"]["config"]["learning_rate"]
+        rate = rate["config"]["initial_learning_rate"] if isinstance(rate, dict) else rate
+        text = f"Adam at {rate:g}"
+    except (KeyError, TypeError, ValueError):  # what an earlier version doesn't say
+        text = f"Adam at {recipe.learning_rate:g}"
     return f"{text}, times 0.1^(1/{run.asked.epochs}) after each epoch" if recipe.decays else text
-
-
-def _config(said):
-    config = said.get("config")
-    return config if isinstance(config, dict) else {}
 
 
 def outcome(run):
