@@ -31,6 +31,8 @@ def __getattr__(name):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if "keras" in sys.modules:  # that import may have been the one that loaded it
+        _know_our_classes()
     globals()[name] = value
     return value
 
@@ -44,7 +46,12 @@ def _register():
     ours = {f"{__name__}.nn", f"{__name__}.training"} & set(
         sys.modules
     )  # one of them is loading Keras now
-    if not ours and sys.modules["keras"].config.backend() == "tensorflow":
+    if not ours:
+        _know_our_classes()
+
+
+def _know_our_classes():
+    if sys.modules["keras"].config.backend() == "tensorflow":
         importlib.import_module(f"{__name__}.training")
 
 
