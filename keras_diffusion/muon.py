@@ -4,10 +4,8 @@ import re
 
 import keras
 
-_PACKAGE = "keras_diffusion"
 
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
+@keras.saving.register_keras_serializable(package="keras_diffusion")
 class Muon(keras.optimizers.Muon):
     """Muon on the kernels of convolutions between feature maps, Adam on every other weight.
 

@@ -61,10 +61,11 @@ def parse(arguments):
         parser.error(f"--{given[0]}: expected with --sweep, got it alone")
     if options.times and options.spacings and not options.step_counts:
         parser.error("--spacings: expected with --step-counts, got it with --times alone")
+    if options.times and options.step_counts is None:
+        options.step_counts = []
     for name, kind, usual, _ in LISTS:
         if getattr(options, name.replace("-", "_")) is None:
-            nothing = options.times and name == "step-counts"
-            setattr(options, name.replace("-", "_"), [] if nothing else _listed(kind)(usual))
+            setattr(options, name.replace("-", "_"), _listed(kind)(usual))
     return options
 
 

@@ -63,10 +63,7 @@ def test_the_plateau_is_of_losses_that_arent_weighed(images, weighed):
     _, doctor = told(model_of(cut), *images)
     said = {}
     for name, options in (("plain", {}), ("weighed", weighed)):
-        model = model_of(cut)
-        for attribute, value in options.items():
-            setattr(model, attribute, value)
-        doctor.set_model(model)
+        doctor.set_model(model_of(cut, **options))
         doctor.losses, said[name] = [0.40, 0.40], []
         doctor.say = said[name].append
         doctor.on_epoch_end(2, {"loss": 0.40})

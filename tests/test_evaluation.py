@@ -342,7 +342,9 @@ def test_the_best_of_a_file_is_its_models_only(tmp_path):
         with pytest.raises(UserError) as error:
             sweep.best_of_file(path, **{"calls": 5, "weights": "abc", **options})
         assert word in one_line(error)
-    for text, word in (('{"format": 2}', "got none"), ('{"format": 1, "rows": [], "weights": "abc"}', "earlier")):  # fmt: skip
+    later = path.read_text().replace('"format": 2', '"format": 3')
+    assert '"format": 3' in later
+    for text, word in (('{"format": 2}', "got none"), (later, "got none"), ('{"format": 1, "rows": [], "weights": "abc"}', "earlier")):  # fmt: skip
         path.write_text(text)
         with pytest.raises(UserError, match=word):
             sweep.best_of_file(path, calls=5, weights="abc")

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import types
 from types import MappingProxyType
 from unittest import mock
 
@@ -81,6 +82,19 @@ def whole(labels, *, scale=(1.0,), seed=5, rows=None):
 
 
 # --- What is in the folder
+
+
+@pytest.mark.parametrize("schedule", [kd.cosine_schedule(20), kd.flow_schedule(20)], ids=["cosine", "flow"])  # fmt: skip
+def test_calls_are_compared_on_images_as_noisy_as_their_time_says(schedule):
+    model = types.SimpleNamespace(schedule=schedule, image_shape=(64, 64, 1), num_classes=3)
+    given = parity._inputs(model, 64)
+    t = given["t"].astype(np.float64) * 20
+    assert t[0] == 20 and t.min() > 0 and len(np.unique(np.round(t, 3))) > 10
+    assert schedule.continuous or np.abs(t - np.round(t)).max() < 1e-5
+    alpha, sigma = schedule.at(np.minimum(t, 20))
+    x = given["x"]
+    assert np.abs(x.mean(axis=(1, 2, 3)) - alpha / 2).max() < 0.1
+    assert np.abs(x.var(axis=(1, 2, 3)) - (alpha**2 / 12 + sigma**2)).max() < 0.12
 
 
 def test_folder(exported):

@@ -12,7 +12,7 @@ RATE = 0.01
 
 
 def step(optimizer, values, gradients):
-    """The variables after steps along the gradients, all of them the same."""
+    """The variables after a step for each list of gradients."""
     variables = [keras.Variable(value, name=f"v{k}") for k, value in enumerate(values)]
     optimizer.build(variables)
     for some in gradients:

@@ -221,7 +221,8 @@ def _read(folder):
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         earlier = record["format"] < FORMAT
-        good = earlier or all(set(row) == set(COLUMNS) for row in record["rows"])
+        ours = record["format"] == FORMAT
+        good = earlier or ours and all(set(row) == set(COLUMNS) for row in record["rows"])
         good = good and isinstance(record["weights"], str)
     except (OSError, ValueError, TypeError, KeyError):
         good = earlier = False
