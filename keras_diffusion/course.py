@@ -29,7 +29,7 @@ class Recipe:
         decays: whether the rate is multiplied by 0.1^(1/epochs) after each epoch.
         cosine: whether it rises from 0 over the first steps and falls to 0 as a cosine instead.
         preconditioned: whether the network is put into `nn.precondition`, and its loss weighed to match (`data_std`).
-        stratified: of `DiffusionModel`.
+        stratified, min_snr, label_dropout: of `DiffusionModel`.
         figures: names of functions in `illustrate`, drawn at `figure_epochs` and at the last epoch.
         final_figures: those that are drawn at the last epoch only.
         sampling: arguments of `DiffusionModel.sample` for the figures.
@@ -52,6 +52,8 @@ class Recipe:
     cosine: bool = False
     preconditioned: bool = False
     stratified: bool = False
+    min_snr: float | None = None
+    label_dropout: float = 0.1
     figures: tuple = ()
     final_figures: tuple = ()
     figure_epochs: tuple = ()

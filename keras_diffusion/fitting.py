@@ -11,11 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 import keras_diffusion
-from keras_diffusion import callbacks, course, illustrate, nn, pipeline, schedules, settings
+from keras_diffusion import building, callbacks, illustrate, pipeline, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sessions import Session
-from keras_diffusion.training import DiffusionModel
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "mlxtend")
 
@@ -59,9 +58,18 @@ def fit(
         run.drop_checkpoints()
     model = _last_model(run, say)
     if model is None:
-        model = _new_model(asked, data, steps_per_epoch)
+        model = building.model(
+            asked.course,
+            data,
+            width=asked.width,
+            ema_decay=asked.ema_decay,
+            seed=asked.seed,
+            steps_per_epoch=steps_per_epoch,
+            epochs=asked.epochs,
+            jit_compile={"auto": "auto", "on": True, "off": False}[asked.xla],
+        )
     else:
-        _check_network(model.network, _network(asked, data))
+        _check_network(model.network, building.network(asked.course, data, width=asked.width))
     start = int(model.step.numpy())
     run.cut_metrics(start)
     record = _record(asked, data, command, from_step=start) | _describe(model.network, model)
@@ -92,7 +100,7 @@ def _show(asked, data, run, *, command, say):
     """A part that trains nothing: its figures alone."""
     recipe, network = asked.course, None
     if "architecture" in recipe.final_figures:
-        network = _network(asked, data)
+        network = building.network(asked.course, data, width=asked.width)
         network.summary(print_fn=lambda text, **_: say(text))
     scene = illustrate.Scene(None, network, data, recipe, run)
     drawn = illustrate.draw(scene, recipe.final_figures, say=say)
@@ -106,28 +114,6 @@ def _show(asked, data, run, *, command, say):
         }
     )
     return True
-
-
-def _network(asked, data):
-    recipe = asked.course
-    sizes = {
-        "width": asked.width,
-        "num_classes": data.num_classes if recipe.num_classes else None,
-        "image_shape": data.image_shape,
-    }
-    if recipe.conditioning == course.MODULATE:
-        network = nn.modulated_unet(**sizes)
-    else:
-        network = nn.unet(conditioning=recipe.conditioning, **sizes)
-    if not recipe.preconditioned:
-        return network
-    mean, std = data.moments()
-    if std < 1e-6:
-        raise UserError(
-            f"--recipe best: expected images with a contrast, got {data.name} with all pixels alike"
-        )
-    schedule = schedules.from_config(recipe.schedule)
-    return nn.precondition(network, schedule, prediction=recipe.prediction, mean=mean, std=std)
 
 
 def _last_model(run, say):
@@ -152,33 +138,6 @@ def _check_network(found, ours):
         raise UserError(
             f"--resume: expected a checkpoint of this version's {ours.name}, got one of an earlier version; --force starts over"
         )
-
-
-def _new_model(asked, data, steps_per_epoch):
-    recipe, network = asked.course, _network(asked, data)
-    model = DiffusionModel(
-        network,
-        schedules.from_config(recipe.schedule),
-        prediction=recipe.prediction,
-        ema_decay=asked.ema_decay,
-        data_std=network.get_layer("precondition").std if recipe.preconditioned else None,
-        stratified=recipe.stratified,
-        seed=asked.seed,
-    )
-    rate = recipe.learning_rate
-    if recipe.cosine:
-        warmup, fall = course.rise_and_fall(asked.epochs * steps_per_epoch)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, fall, warmup_target=rate, warmup_steps=warmup
-        )
-    elif recipe.decays:
-        rate = keras.optimizers.schedules.ExponentialDecay(
-            rate, steps_per_epoch, 0.1 ** (1 / asked.epochs), staircase=True
-        )
-    xla = {"auto": "auto", "on": True, "off": False}[asked.xla]
-    adam = keras.optimizers.Adam(rate, epsilon=1e-8)  # PyTorch's epsilon, not Keras's
-    model.compile(optimizer=adam, jit_compile=xla)
-    return model
 
 
 def _record(asked, data, command, *, from_step):

@@ -119,19 +119,6 @@ def open_images(given, trained_on):
     return data.load(given or trained_on or "mnist", notify=print)
 
 
-def open_judge(path, images):
-    """The judge of the data: a file, or the one of its classes that comes with the package."""
-    from keras_diffusion.evaluation.judge import SHIPPED, Judge
-
-    judges = [Judge(path)] if path else [Judge(shipped) for shipped in SHIPPED if shipped.is_file()]
-    for judge in judges:
-        if tuple(judge.says["class_names"]) == tuple(images.class_names):
-            return judge
-    raise UserError(
-        f"--judge: expected one of the classes {', '.join(images.class_names)}, got none; scripts/train_judge.py makes one"
-    )
-
-
 def main():
     options = parse(sys.argv[1:])
     own = options.model if options.model and os.path.isdir(options.model) else ""
@@ -141,10 +128,11 @@ def main():
     cli.need("onnxruntime", extra="onnx")
     cli.need("scipy", "sklearn", "matplotlib", "rich", extra="evaluate")
     from keras_diffusion.evaluation import subjects
+    from keras_diffusion.evaluation.judge import of_classes
 
     subject = subjects.open_subject(options.model)
     images = open_images(options.data, subject.trained_on)
-    judge = open_judge(options.judge, images)
+    judge = of_classes(images.class_names, path=options.judge)
     work = sweep if options.sweep else evaluate
     work(options, subject, judge, images, folder)
     return 0

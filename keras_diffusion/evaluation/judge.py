@@ -79,6 +79,25 @@ class Judge:
         return logits, features
 
 
+def of_classes(class_names, *, path=None):
+    """The judge of some classes.
+
+    Args:
+        class_names: as the data has them.
+        path: of a judge; None: the one that comes with the package.
+
+    Raises:
+        UserError: where it is of other classes, or none of these comes with the package.
+    """
+    judges = [Judge(path)] if path else [Judge(shipped) for shipped in SHIPPED if shipped.is_file()]
+    for judge in judges:
+        if tuple(judge.says["class_names"]) == tuple(class_names):
+            return judge
+    raise UserError(
+        f"--judge: expected one of the classes {', '.join(class_names)}, got none; scripts/train_judge.py makes one"
+    )
+
+
 def _read(text, path):
     try:
         says = json.loads(text or "")

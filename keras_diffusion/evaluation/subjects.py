@@ -114,17 +114,34 @@ def _of_run(folder):
     cli.need("tensorflow", extra="train")
     cli.load_tensorflow()
     model = runs.load_sampler(run)
-    return Subject(
+    return of_model(
+        model,
         name=str(folder),
+        class_names=runs.class_names(record, model.num_classes),
+        trained_on=record["settings"].get("data"),
+    )
+
+
+def of_model(model, *, name, class_names, trained_on=None):
+    """A `DiffusionModel` in memory, drawing with TensorFlow.
+
+    Args:
+        model: `DiffusionModel`.
+        name: what it is called.
+        class_names: one a class.
+        trained_on: name or file of its data.
+    """
+    return Subject(
+        name=name,
         model=model,
         network=lambda x, t, label: model.denoise(x, t, label).numpy(),
         schedule=model.schedule,
         prediction=model.prediction,
         num_classes=model.num_classes,
-        class_names=tuple(runs.class_names(record, model.num_classes)),
+        class_names=tuple(class_names),
         image_shape=model.image_shape,
         defaults=samplers.usual(model.schedule, model.num_classes),
-        trained_on=record["settings"].get("data"),
+        trained_on=trained_on,
         weights=specs.weights_sha256(model.sampling_network.get_weights()),
     )
 

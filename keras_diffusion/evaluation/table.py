@@ -57,6 +57,27 @@ def table(record):
     return made
 
 
+def ablation(record, ways):
+    """A line a training: accuracy and distance of each way to draw.
+
+    Args:
+        record: as ablation.json.
+        ways: names of `ablation.WAYS`.
+
+    Returns:
+        `rich.table.Table`.
+    """
+    made = Table(
+        title=f"D = {record['width']}, {record['epochs']} epochs, {record['count']:,} images; distances in units of {record['floor']:.3f}"
+    )
+    for name in ("", *ways, "minutes"):
+        made.add_column(name, justify="right" if name else "left")
+    for row in record["rows"]:
+        both = [f"{row[way]['accuracy']:.1%}, {row[way]['over_floor']:.1f}" for way in ways]
+        made.add_row(row["name"], *both, f"{row['seconds'] / 60:.1f}")
+    return made
+
+
 def text(figure, kind):
     """A figure with its interval."""
     factor, shape = _SHAPES[kind]
