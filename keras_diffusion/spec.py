@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Callable[[Any], bool]] = {
     "spacing": lambda value: _is_text(value) or _are_numbers(value),
     "variance": _is_text,
     "eta": is_number,
+    "sharpen": is_number,
     "guidance_scale": is_number,
     "guidance_interval": _are_numbers,
 }

@@ -289,7 +289,7 @@ class DiffusionModel(keras.Model):
         Args:
             labels: int [N] in 0..num_classes (num_classes: no class); for a network without classes leave it out.
             num_images: N, in place of labels: images of no class.
-            sampler, num_steps, spacing: as `sampling.plan` takes them; `options` are the sampler's own.
+            sampler, num_steps, spacing: as `sampling.plan` takes them; `options` are `sharpen` and the sampler's own.
             guidance_scale: uncond + scale*(cond - uncond), a number or one for each image [N]: 1 is off; None means 5
                 with classes.
             guidance_interval: (low, high) of t/T between which guidance acts; None: everywhere.

@@ -105,6 +105,7 @@ LISTS = (
     ("step-counts", cli.integer(1), "5,10,20", "numbers of steps"),
     ("spacings", _one_of(tuple(SPACINGS)), "uniform", "uniform, quadratic, lam"),
     ("etas", cli.number(0, 1), "0", "of ddim: 0 adds no noise, 1 as much as ddpm"),
+    ("sharpens", cli.number(0, 1), "0", "0 leaves the images as they are"),
     ("scales", cli.number(), "1,1.5,2,3,5", "guidance scales"),
     ("intervals", _interval, "0-1", "of t/T where guidance acts"),
 )
@@ -169,6 +170,7 @@ def sweep(options, subject, judge, images, folder):
         options.scales,
         options.intervals,
         etas=options.etas,
+        sharpens=options.sharpens,
         times=options.times or [],
     )
     count = options.num_samples or 1000

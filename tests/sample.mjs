@@ -14,7 +14,7 @@ const { images } = await session.run({
   index: new Tensor('int64', BigInt64Array.of(0n, 0n, 1n, 0n, 0n), [5]),
   seed: new Tensor('int64', BigInt64Array.of(2n ** 40n + 7n), []),
   guidance_scale: new Tensor('float32', Float32Array.of(3), [1]),
-  rows: new Tensor('float32', new Float32Array(0), [0, 8]), // the file's default
+  rows: new Tensor('float32', new Float32Array(0), [0, 9]), // the file's default
 });
 fs.writeFileSync(out, new Uint8Array(images.data.buffer, images.data.byteOffset, images.data.byteLength));
 console.log(images.dims.join(' '));

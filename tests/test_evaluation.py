@@ -293,6 +293,11 @@ def test_guidance_that_is_off_has_no_intervals():
     ]  # fmt: skip
 
 
+def test_each_way_is_sharpened_as_often_as_asked():
+    found = sweep.grid(["ddpm"], [5], ["uniform"], [1.0], [None], sharpens=[0.0, 0.5])
+    assert [sweep._drawn(way)["sharpen"] for way in found] == [0.0, 0.5]
+
+
 def test_eta_is_of_ddim_and_times_of_ones_own_have_their_own_count():
     found = sweep.grid(
         ["ddpm", "ddim"], [5], ["uniform"], [1.0], [None], etas=[0.0, 0.9], times=[[300.0, 40.0]]
@@ -311,10 +316,13 @@ def test_times_of_ones_own_survive_the_file(tmp_path):
     assert len(subject.drawn) == 1
     way = sweep.best_of_file(tmp_path / "sweep", calls=10, weights="abc")
     assert way == {
-        "sampler": "ddim", "num_steps": 2, "spacing": [300.0, 40.0], "eta": 0.9,
+        "sampler": "ddim", "num_steps": 2, "spacing": [300.0, 40.0], "eta": 0.9, "sharpen": 0.0,
         "guidance_scale": 2.0, "guidance_interval": [0.4, 0.8],
     }  # fmt: skip
     row = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"][0]
+    assert "(uniform), sharpened 0.5, guid" in sweep.describe(
+        {**row, "spacing": "uniform", "sharpen": 0.5}
+    )
     assert "ddim with eta 0.9, 2 steps (at 300, 40), guidance 2 in t/T" in sweep.describe(row)
 
 
@@ -474,10 +482,22 @@ def test_the_program_sweeps(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
     assert [row["calls"] for row in rows] == [2, 4, 3, 6]
-    times = ("--times", "300,100", "--times", "300,150,50", "--etas", "0.5,1", "--scales", "1")
+    times = (
+        "--sharpens",
+        "0.5",
+        "--times",
+        "300,100",
+        "--times",
+        "300,150,50",
+        "--etas",
+        "0.5,1",
+        "--scales",
+        "1",
+    )
     done = evaluate(*arguments, *times, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
+    assert [row["sharpen"] for row in rows] == [0] * 4 + [0.5] * 4
     found = [(row["spacing"], row["eta"]) for row in rows[4:]]
     assert found == [([300, 100], 0.5), ([300, 100], 1), ([300, 150, 50], 0.5), ([300, 150, 50], 1)]
 

@@ -77,7 +77,7 @@ def whole(labels, *, scale=(1.0,), seed=5, rows=None):
         "index": noise.occurrence(labels),
         "seed": np.array(seed, np.int64),
         "guidance_scale": np.array(scale, np.float32),
-        "rows": np.zeros((0, 8), np.float32) if rows is None else rows,
+        "rows": np.zeros((0, 9), np.float32) if rows is None else rows,
     }
 
 
@@ -140,7 +140,7 @@ def test_names_and_free_sizes(exported):
         "index": (kinds.INT64, ["N"]),
         "seed": (kinds.INT64, []),
         "guidance_scale": (kinds.FLOAT, ["G"]),
-        "rows": (kinds.FLOAT, ["S", 8]),
+        "rows": (kinds.FLOAT, ["S", 9]),
     }
     assert shapes(sampler.output) == {"images": (kinds.FLOAT, image)}
     with_noise = onnx.load(exported[0] / "sampler_noise.onnx").graph

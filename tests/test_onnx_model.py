@@ -59,6 +59,7 @@ DEFAULT = {
         ({}, {}),
         ({"num_steps": 6}, {"num_steps": 6}),
         ({"eta": 0.0}, {"eta": 0.0}),
+        ({"sharpen": 0.8}, {"sharpen": 0.8}),
         ({"sampler": "ddim"}, {}),
         ({"sampler": "heun"}, {"sampler": "heun", "eta": None}),
         (

@@ -97,7 +97,7 @@ def test_table():
     assert rows.shape == (4, len(portable.COLUMNS)) and rows.dtype == np.float32
     columns = dict(zip(portable.COLUMNS, rows.T, strict=True))
     assert np.allclose(columns["t"], plan.t / 50) and columns["weight"].tolist() == [1, 0, 1, 0]
-    for name in "pqabdc":
+    for name in "pqabdce":
         assert np.allclose(columns[name], getattr(plan, name)), name
 
 

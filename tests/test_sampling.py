@@ -329,10 +329,12 @@ def test_euler_is_the_velocitys():
 
 
 def test_step_uses_every_column():
-    row = tableau.Row(p=2.0, q=3.0, a=5.0, b=7.0, d=11.0, c=13.0)
+    row = tableau.Row(p=2.0, q=3.0, a=5.0, b=7.0, d=11.0, c=13.0, e=0.0)
     x, x0 = tableau.step(1.0, 10.0, 100.0, 1000.0, row, lambda x: min(x, 300.0))
     assert x0 == 300.0  # of 2*1 + 3*100, clipped
     assert x == 5.0 * 1 + 7.0 * 300 + 11.0 * 10 + 13.0 * 1000
+    _, x0 = tableau.step(0.25, 0.0, 0.0, 0.0, row._replace(p=1.0, e=0.5), lambda x: x)
+    assert x0 == 0.25 + 0.5 * 0.25 * 0.75 * -0.5
 
 
 def test_clip_bounds_every_estimate():
@@ -926,6 +928,58 @@ def test_a_tableau_is_checked(change, expected):
     with pytest.raises(ValueError, match=expected) as error:
         tableau.Tableau(**columns, num_train_steps=10)
     one_line(error)
+
+
+def test_sharpened_pixels_go_to_black_and_white_and_keep_their_order():
+    x0 = np.linspace(0, 1, 1001).astype(np.float32)
+    np.testing.assert_array_equal(tableau.sharpened(x0, 0.0), x0)
+    whole = tableau.sharpened(x0.astype(np.float64), 1.0)
+    np.testing.assert_allclose(whole, 3 * x0.astype(np.float64) ** 2 - 2 * x0.astype(np.float64) ** 3, atol=1e-12)  # fmt: skip
+    for e in (0.3, 1.0):
+        drawn = tableau.sharpened(x0.astype(np.float64), e)
+        assert (drawn[[0, 500, 1000]] == [0, 0.5, 1]).all() and (np.diff(drawn) > 0).all()
+        assert (drawn[1:500] < x0[1:500]).all() and (drawn[501:-1] > x0[501:-1]).all()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m", "heun"])
+def test_only_what_is_drawn_at_the_end_is_sharpened(sampler):
+    def network(x, t, label):
+        return 0.3 * x + t[:, None, None, None]
+
+    plain, sharp = (
+        samplers.plan(LINEAR, "eps", sampler=sampler, num_steps=4, sharpen=e) for e in (0.0, 0.7)
+    )
+    np.testing.assert_array_equal(plain.rows[:, :-1], sharp.rows[:, :-1])
+    assert (sharp.e[:-1] == 0).all() and sharp.e[-1] == 0.7
+    soft = sampling.sample(network, plain, [0, 1], **SIZE)
+    assert 0.01 < soft.std()
+    drawn = sampling.sample(network, sharp, [0, 1], **SIZE)
+    np.testing.assert_allclose(drawn, tableau.sharpened(soft, 0.7), atol=1e-6)
+    assert np.abs(drawn - soft).max() > 0.01
+
+
+def test_kept_pixels_are_not_sharpened():
+    def network(x, t, label):
+        return 0.3 * x
+
+    keep = np.random.default_rng(0).random((8, 8)) < 0.5
+    plan = samplers.plan(LINEAR, "eps", num_steps=4, sharpen=1.0)
+    drawn = sampling.sample(network, plan, [0, 1], start_from=PICTURE, keep=keep, **SIZE)
+    np.testing.assert_array_equal(drawn[:, keep], np.stack([PICTURE[keep]] * 2))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, True, "much", None])
+def test_how_far_is_checked(value):
+    with pytest.raises(ValueError, match="sharpen: expected a number in \\[0, 1\\], got") as error:
+        samplers.plan(LINEAR, "eps", sharpen=value)
+    one_line(error)
+
+
+def test_what_doesnt_end_in_its_estimate_isnt_sharpened():
+    flow = schedules.flow_schedule(300)
+    with pytest.raises(ValueError, match="sharpen: expected a sampler that ends in its estimate"):
+        samplers.plan(flow, "flow", sampler="midpoint", num_steps=4, sharpen=0.5)
+    assert samplers.plan(flow, "flow", sampler="midpoint", num_steps=4, sharpen=0.0).e.sum() == 0
 
 
 def test_a_tableau_is_frozen():

@@ -13,14 +13,17 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import distances, measure, subjects
 from keras_diffusion.files import replacing
 
-FORMAT = 2
+FORMAT = 3
 BUDGETS = (5, 10, 20, 50, 100, 600)  # network calls an image
 ACCURATE = 0.995  # of two ways to draw that are as accurate as this, the one with the smaller distance is the better
-WAYS = ("sampler", "num_steps", "spacing", "eta", "guidance_scale", "guidance_interval")
+WAYS = (
+    *("sampler", "num_steps", "spacing", "eta", "sharpen"),
+    *("guidance_scale", "guidance_interval"),
+)
 COLUMNS = (*WAYS, "calls", "accuracy", "frechet", "over_floor")
 
 
-def grid(samplers, steps, spacings, scales, intervals, *, etas=(0.0,), times=()):
+def grid(samplers, steps, spacings, scales, intervals, *, etas=(0.0,), sharpens=(0.0,), times=()):
     """Every way to draw: dicts of arguments of `sample`, those with fewer steps first.
 
     An interval says nothing where guidance is off, eta nothing for another sampler than ddim: such a way is there once.
@@ -29,19 +32,21 @@ def grid(samplers, steps, spacings, scales, intervals, *, etas=(0.0,), times=())
         samplers, scales, intervals: each of them with each of the others.
         steps, spacings: as many steps, so spaced: each of the one with each of the other.
         etas: of ddim.
+        sharpens: of every sampler.
         times: lists of times, beside those that steps and spacings make.
     """
     own_times = [[float(time) for time in own] for own in times]
     schedules = [*itertools.product(steps, spacings), *((len(own), own) for own in own_times)]
     ways, seen = [], set()
-    for (num_steps, spacing), sampler, eta, scale, interval in itertools.product(
-        sorted(schedules, key=lambda one: one[0]), samplers, etas, scales, intervals
+    for (num_steps, spacing), sampler, eta, sharpen, scale, interval in itertools.product(
+        sorted(schedules, key=lambda one: one[0]), samplers, etas, sharpens, scales, intervals
     ):
         way = {
             "sampler": sampler,
             "num_steps": num_steps,
             "spacing": spacing,
             "eta": float(eta) if sampler == "ddim" else None,
+            "sharpen": float(sharpen),
             "guidance_scale": float(scale),
             "guidance_interval": None if scale == 1 else interval,
         }
@@ -156,8 +161,9 @@ def describe(row):
     if not isinstance(spacing, str):
         spacing = "at " + ", ".join(f"{time:g}" for time in spacing)
     sampler = f"{row['sampler']} with eta {row['eta']:g}" if row["eta"] else row["sampler"]
+    edges = f", sharpened {row['sharpen']:g}" if row["sharpen"] else ""
     return (
-        f"{sampler}, {row['num_steps']} steps ({spacing}), guidance {row['guidance_scale']:g}{between}: {row['calls']} calls,"
+        f"{sampler}, {row['num_steps']} steps ({spacing}){edges}, guidance {row['guidance_scale']:g}{between}: {row['calls']} calls,"
         f" accuracy {row['accuracy']:.2%}, Fréchet {row['frechet']:.2f}, {row['over_floor']:.2f} times the floor"
     )
 
@@ -188,7 +194,7 @@ def _given(way):
 def _drawn(way):
     """What is asked for a way: what it leaves open is the sampler's usual, not the model's own default."""
     usual = {"ddim": {"eta": 0.0}, "ddpm": {"variance": "beta_tilde"}}.get(way["sampler"], {})
-    return {"guidance_interval": (0.0, 1.0), **usual, **_given(way)}
+    return {"guidance_interval": (0.0, 1.0), "sharpen": 0.0, **usual, **_given(way)}
 
 
 def _key(row):

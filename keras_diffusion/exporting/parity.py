@@ -148,14 +148,14 @@ def _inputs(model, n):
 
 
 def _samplers(schedule):
-    """Every sampler, and ddpm and ddim with each kind of noise."""
+    """Every sampler, and ddpm and ddim with each kind of noise; one of them sharpened."""
     for name in samplers.SAMPLERS:
         if name in ("euler", "midpoint") and not schedule.is_flow:
             continue
         if name == "ddpm":
             yield name, {"variance": "beta"}
         if name == "ddim":
-            yield name, {"eta": 0.5}
+            yield name, {"eta": 0.5, "sharpen": 0.5}
         yield name, {}
 
 

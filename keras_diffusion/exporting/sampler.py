@@ -20,12 +20,12 @@ def to_onnx(denoiser, spec, rows, *, own_noise):
     Args:
         denoiser: `onnx.ModelProto` of one call.
         spec: `Spec` of the file to be made.
-        rows: float32 [S, 8], the table that is used where none is given.
+        rows: float32 [S, 9], the table that is used where none is given.
         own_noise: whether the noise is given in place of a seed.
 
     Returns:
         `onnx.ModelProto`. Inputs, all required: label int32 [N]; index int64 [N] and seed int64 [], or x [N, H, W, C] and
-        noise [S, N, H, W, C] (sizes of 1 after S broadcast); guidance_scale float32 [N] or [1]; rows float32 [S, 8] or [0, 8].
+        noise [S, N, H, W, C] (sizes of 1 after S broadcast); guidance_scale float32 [N] or [1]; rows float32 [S, 9] or [0, 9].
         Output: images float32 [N, H, W, C] in [0, 1].
     """
     g = graph.Graph("sampler")

@@ -50,7 +50,7 @@ def write(folder, network, model, rows):
         folder: path; must not exist.
         network: functional Keras model in float32, of the weights that sample.
         model: `DiffusionModel`, for what else it knows.
-        rows: float32 [S, 8], the table that is used where none is given.
+        rows: float32 [S, 9], the table that is used where none is given.
     """
     module, denoise = denoiser(network, model)
     null_label, shape = model.num_classes, model.image_shape

@@ -45,10 +45,13 @@ def load(path=None, *, threads=None, provider="auto"):
 
 def _check_graph(exported, path):
     """Whether a file's graph is what its spec says."""
-    given = {value.name for value in exported.session.get_inputs()}
+    inputs = {value.name: value.shape for value in exported.session.get_inputs()}
+    given = set(inputs)
     out = exported.session.get_outputs()
     fits = exported.REQUIRED <= given <= exported.INPUTS
     fits = fits and [value.name for value in out] == [exported.OUTPUT]
+    width = len(portable.COLUMNS)  # of a table of this version
+    fits = fits and inputs.get("rows", [None, width])[1] == width
     if not fits or tuple(out[0].shape[1:]) != exported.spec.image_shape:
         raise UserError(
             f"{path}: expected the graph of a {exported.spec.kind} of images {exported.spec.image_shape}, got another; export it again"
@@ -168,6 +171,7 @@ class Denoiser(_Exported):
         out=None,
         variance=None,
         eta=None,
+        sharpen=None,
         **asked,
     ):
         """Draws images; arguments as `DiffusionModel.sample`, what is None is the spec's.
@@ -187,6 +191,7 @@ class Denoiser(_Exported):
             strength=strength,
             variance=variance,
             eta=eta,
+            sharpen=sharpen,
         )
         whole = self.request(labels, guidance_scale=guidance_scale, **asked)
         part = whole.part(request.shard(len(whole), *shard))
@@ -224,12 +229,18 @@ class Sampler(_Exported):
         out=None,
         variance=None,
         eta=None,
+        sharpen=None,
         **others,
     ):
         """Draws images, as `Denoiser.sample` does, but for what a fixed graph can't do: `others` must be their defaults."""
         _refuse(others)
         plan = self.plan(
-            sampler=sampler, num_steps=num_steps, spacing=spacing, variance=variance, eta=eta
+            sampler=sampler,
+            num_steps=num_steps,
+            spacing=spacing,
+            variance=variance,
+            eta=eta,
+            sharpen=sharpen,
         )
         rows = portable.table(plan, self.weights(plan, guidance_interval))
         asked = self.request(

@@ -30,6 +30,7 @@ def add_defaults(parser, *, own=False):
     add("--eta", "of ddim: 0 adds no noise, 1 as much as ddpm", "0", type=cli.number(0, 1))
     variances = ("beta_tilde", "beta")
     add("--variance", "of ddpm: beta_tilde, beta", "beta_tilde", choices=variances, metavar="NAME")
+    add("--sharpen", "pixels towards black and white, at the end", "0", type=cli.number(0, 1))
     add("--guidance", "1 is off", "5 with classes", type=cli.number(), metavar="SCALE")
     add("--guidance-interval", "of t/T", "0,1", type=_interval, metavar="LOW,HIGH")
 
@@ -52,7 +53,16 @@ def add(parser, *, own=False):
 def default_arguments(options):
     """The defaults of a model, of the options that were given."""
     names = {"steps": "num_steps", "guidance": "guidance_scale"}
-    given = ("sampler", "steps", "spacing", "eta", "variance", "guidance", "guidance_interval")
+    given = (
+        "sampler",
+        "steps",
+        "spacing",
+        "eta",
+        "variance",
+        "sharpen",
+        "guidance",
+        "guidance_interval",
+    )
     return _given(options, given, names)
 
 
@@ -64,7 +74,7 @@ def arguments(options, image_shape):
     """
     names = {"steps": "num_steps", "guidance": "guidance_scale"}
     given = (
-        *("sampler", "steps", "spacing", "strength", "eta", "variance", "clip"),
+        *("sampler", "steps", "spacing", "strength", "eta", "variance", "sharpen", "clip"),
         *("guidance", "guidance_interval", "guidance_rescale", "seed", "to_seed"),
     )
     asked = _given(options, given, names)

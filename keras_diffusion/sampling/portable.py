@@ -23,7 +23,7 @@ def table(plan, weights):
         weights: float32 [S], of guidance, as `guidance.weights` gives them.
 
     Returns:
-        float32 [S, 8]: t/T, p, q, a, b, d, c, weight.
+        float32 [S, 9]: t/T, p, q, a, b, d, c, e, weight.
     """
     t = plan.t / plan.num_train_steps
     return np.column_stack([t, plan.rows, weights]).astype(np.float32)
@@ -70,7 +70,7 @@ def step(network, x, x0, label, scale, row, fresh, *, null_label, ops):
         x, x0: float32 [N, H, W, C], the state and the last estimate.
         label: int [N].
         scale: float32 [N], guidance scale.
-        row: the row's eight numbers, `COLUMNS`.
+        row: the row's nine numbers, `COLUMNS`.
         fresh: noise, like x.
         null_label: the label that means no class.
         ops: `Ops`.

@@ -202,6 +202,7 @@ def plan(
     num_steps=None,
     spacing=None,
     strength=1.0,
+    sharpen=0.0,
     **options,
 ):
     """The tableau of a sampler by name.
@@ -214,6 +215,7 @@ def plan(
         num_steps: S, 1 <= S <= T; None means 20. "heun" and "midpoint" make two calls a step.
         spacing: of the times, as `spaced_times` takes it; None is the sampler's own, `SPACING`.
         strength: where to start, as a share of T: less than 1 to start from a noised image.
+        sharpen: in [0, 1], how far the images' pixels are drawn towards black and white at the end: `tableau.sharpened`.
         options: what the sampler takes: `variance` (ddpm), `eta` (ddim).
 
     Raises:
@@ -231,4 +233,7 @@ def plan(
             )
     spacing = SPACING[sampler] if spacing is None else spacing
     times = spaced_times(schedule, num_steps, spacing=spacing, strength=strength)
-    return method(schedule, prediction, times, **options)
+    if not is_number(sharpen) or not 0 <= sharpen <= 1:
+        raise ValueError(f"sharpen: expected a number in [0, 1], got {shown(sharpen)}")
+    made = method(schedule, prediction, times, **options)
+    return made.sharpen(sharpen) if sharpen else made

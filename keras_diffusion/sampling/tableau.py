@@ -1,6 +1,6 @@
 """A sampler's whole plan as a frozen table, one row a network call, and the one step that follows it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,10 @@ class Row(NamedTuple):
     b: float
     d: float
     c: float
+    e: float
+
+
+COLUMNS = ("t", "alpha", "sigma", *Row._fields)
 
 
 def step(x, x0_before, out, noise, row, clip):
@@ -34,12 +38,22 @@ def step(x, x0_before, out, noise, row, clip):
         (the next state, the estimate of x0).
     """
     x0 = clip(row.p * x + row.q * out)
+    x0 = clip(sharpened(x0, row.e))
     return row.a * x + row.b * x0 + row.d * x0_before + row.c * noise, x0
+
+
+def sharpened(x0, e):
+    """Pixels drawn towards black and white: x0 + e*x0*(1 - x0)*(2*x0 - 1), which leaves 0, 1/2 and 1 where they are.
+
+    An estimate of x0 is the mean of what the image could be, so its edges are softer than any of these. With e = 1 this is
+    3*x0² - 2*x0³; it rises everywhere for e from 0, which is off, to 1.
+    """
+    return x0 + e * x0 * (1.0 - x0) * (2.0 * x0 - 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Tableau:
-    """S rows of  x0' = clip(p*x + q*out);  x' = a*x + b*x0' + d*x0_before + c*noise.
+    """S rows of  x0' = sharpened(clip(p*x + q*out), e);  x' = a*x + b*x0' + d*x0_before + c*noise.
 
     Args:
         t: float64 [S], the time of each call, in (0, T]; the network sees t/T.
@@ -47,6 +61,7 @@ class Tableau:
         p, q: float64 [S], prediction x schedule.
         a, b, d, c: float64 [S], sampler x schedule.
         num_train_steps: T.
+        e: float64 [S], how far estimates are `sharpened`; None: nowhere.
 
     Raises:
         ValueError: where the columns' lengths differ, a coefficient isn't finite (the prediction and the schedule
@@ -63,21 +78,24 @@ class Tableau:
     d: np.ndarray
     c: np.ndarray
     num_train_steps: int
+    e: np.ndarray | None = None
 
     def __post_init__(self):
-        for column in fields(self)[:-1]:
-            value = np.array(getattr(self, column.name), dtype=np.float64)
+        if self.e is None:
+            object.__setattr__(self, "e", np.zeros(np.shape(self.t)))
+        for name in COLUMNS:
+            value = np.array(getattr(self, name), dtype=np.float64)
             if value.shape != np.shape(self.t) or value.ndim != 1 or value.size == 0:
                 raise ValueError(
-                    f"tableau column {column.name}: expected shape [S] like t {np.shape(self.t)}, got {value.shape}"
+                    f"tableau column {name}: expected shape [S] like t {np.shape(self.t)}, got {value.shape}"
                 )
             if not np.isfinite(value).all():
                 raise ValueError(
-                    f"tableau column {column.name}: not finite in row {int(np.argmin(np.isfinite(value)))}; this "
+                    f"tableau column {name}: not finite in row {int(np.argmin(np.isfinite(value)))}; this "
                     "prediction can't be sampled from this schedule at that time"
                 )
             value.setflags(write=False)
-            object.__setattr__(self, column.name, value)
+            object.__setattr__(self, name, value)
         fits = (self.t > 0) & (self.t <= self.num_train_steps)
         if not fits.all():
             raise ValueError(
@@ -89,13 +107,23 @@ class Tableau:
 
     def __getitem__(self, rows):
         """Some of the rows, by a slice, as a tableau."""
-        columns = {column.name: getattr(self, column.name)[rows] for column in fields(self)[:-1]}
+        columns = {name: getattr(self, name)[rows] for name in COLUMNS}
         return Tableau(**columns, num_train_steps=self.num_train_steps)
 
     @property
     def rows(self):
-        """float64 [S, 6]: p, q, a, b, d, c."""
+        """float64 [S, 7]: p, q, a, b, d, c, e."""
         return np.stack([getattr(self, name) for name in Row._fields], axis=-1)
+
+    def sharpen(self, e):
+        """The same, with the last estimate `sharpened`.
+
+        Raises:
+            ValueError: where the images aren't the last estimate.
+        """
+        if (self.a[-1], self.b[-1], self.d[-1], self.c[-1]) != (0, 1, 0, 0):
+            raise ValueError("sharpen: expected a sampler that ends in its estimate, got another")
+        return replace(self, e=np.append(self.e[:-1], e))
 
     @property
     def is_stochastic(self):
