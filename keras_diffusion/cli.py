@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import io
 import math
 import os
 import sys
@@ -101,7 +102,8 @@ def program():
 def run(main):
     """Runs a program's `main`, which returns an exit status, and turns a user's error into one line and status 2."""
     name = program()
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         sys.exit(main())
     except UserError as error:
