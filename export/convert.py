@@ -20,7 +20,9 @@ def parse(arguments):
     """The command line; None where an option wasn't given."""
     parser = cli.Parser(prog="convert.py", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run of part 2.x")
-    parser.add_argument("--to", metavar="DIR", help="folder to make or replace (RUN/export)")
+    parser.add_argument(
+        "--to", type=cli.name, metavar="DIR", help="folder to make or replace (RUN/export)"
+    )
     parser.add_argument(
         "--also",
         type=_also,
@@ -30,7 +32,10 @@ def parse(arguments):
     )
     sampling_options.add_defaults(parser)
     parser.add_argument(
-        "--best", metavar="SWEEP", help="take the defaults from this sweep of evaluate.py"
+        "--best",
+        type=cli.name,
+        metavar="SWEEP",
+        help="take the defaults from this sweep of evaluate.py",
     )
     parser.add_argument(
         "--calls", type=cli.integer(1), metavar="N", help="--best within N network calls (10)"
@@ -53,16 +58,17 @@ def _also(text):
 
 def describe(record):
     """What the spec says of the run; no path of this machine."""
-    settings = {**record["settings"], "data": pathlib.Path(record["settings"]["data"]).name}
+    settings = {**record["settings"], "data": _last_name(record["settings"].get("data"))}
     data = {key: value for key, value in record["data"].items() if key != "class_names"}
     return {
-        "title": record["title"],
-        "parts": record["parts"],
+        **{name: record.get(name) for name in ("title", "parts", "steps", "ema_decay")},
         "settings": settings,
-        "data": {**data, "source": pathlib.Path(data["source"]).name},
-        "steps": record["steps"],
-        "ema_decay": record["ema_decay"],
+        "data": {**data, "source": _last_name(data.get("source"))},
     }
+
+
+def _last_name(path):
+    return pathlib.Path(path).name if isinstance(path, str) else None
 
 
 def best_way(options, model):
@@ -103,7 +109,7 @@ def main():
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(sampling_options.said_of_options(error)) from None
     _report(folder, certificate)
     return 0
 

@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import importlib.util
+import io
 import math
 import os
 import sys
 import tempfile
 
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, line, shown
+from keras_diffusion.files import beside
 
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
@@ -22,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: {line(message)}\n")
 
 
 def integer(low, high=None):
@@ -61,6 +63,13 @@ def number(low=-math.inf, high=math.inf):
     return parse
 
 
+def name(text):
+    """An option's type: a name of a file, a folder or data, which isn't empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got ''")
+    return text
+
+
 def check_output(path, suffixes):
     """Whether a file can be written there: its folder is one, and its name ends as it should.
 
@@ -74,6 +83,14 @@ def check_output(path, suffixes):
         raise UserError(f"--out: expected a folder that can be written, got {folder!r}; make it")
     if os.path.isdir(path):
         raise UserError(f"--out: expected a file, got the folder {path!r}")
+    try:
+        os.lstat(beside(path))
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name too long
+        raise UserError(
+            f"--out: expected a name that can be written, got {shown(path)} ({error.strerror})"
+        ) from None
 
 
 def program():
@@ -85,10 +102,12 @@ def program():
 def run(main):
     """Runs a program's `main`, which returns an exit status, and turns a user's error into one line and status 2."""
     name = program()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         sys.exit(main())
     except UserError as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print(f"{name}: {str(stop) or 'interrupted'}", file=sys.stderr)
@@ -97,8 +116,8 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a full disk, a name too long
-        reason = " ".join(str(error.strerror or error).split())
-        where = f": {error.filename}" if error.filename else ""
+        reason = line(error.strerror or error)
+        where = f": {line(error.filename)}" if error.filename else ""
         print(
             f"{name}: expected files to be read and written, got: {reason}{where}", file=sys.stderr
         )

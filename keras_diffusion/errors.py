@@ -17,6 +17,12 @@ def is_integer(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def line(text):
+    """Any text on one line that a terminal shows and doesn't obey: what isn't printable as Python writes it."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
+
 def shown(value):
     """Any value on one short line, for a message: an array's repr may be many."""
     text = str(value) if is_number(value) else repr(value)

@@ -1,23 +1,53 @@
 """Files that are replaced whole or not at all."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 
 from keras_diffusion.errors import UserError
 
+MAX_JSON = 2**24  # bytes: far more than ours have
+
+
+def read_json(path):
+    """What a JSON file holds.
+
+    Raises:
+        UserError: where it can't be read, is larger than any of ours, or isn't JSON.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_JSON + 1)
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a file that can be read, got: {error.strerror}"
+        ) from None
+    if len(data) > MAX_JSON:
+        raise UserError(f"{path}: expected at most {MAX_JSON} bytes, got more")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise UserError(f"{path}: expected JSON, got something else in line {line}") from None
+
+
+def beside(path):
+    """The path at which a file is written before it takes the place of `path`."""
+    path = pathlib.Path(path)
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+
 
 @contextlib.contextmanager
 def replacing(path):
     """A path beside `path` to write to; it takes the place of `path` when the block ends well, else it is removed."""
-    path = pathlib.Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    written = beside(path)
     try:
-        yield beside
-        os.replace(beside, path)
+        yield written
+        os.replace(written, path)
     finally:
-        beside.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
 
 
 def check_replaceable(path, *, made, only=None):
@@ -32,9 +62,13 @@ def check_replaceable(path, *, made, only=None):
         UserError: where it isn't.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        return
     wanted = f"{path}: expected a new folder, or one with {made} in it to replace"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:  # a link that leads to itself, a name too long
+        raise UserError(f"{wanted}, got: {error.strerror}") from None
     if not path.is_dir():
         raise UserError(f"{wanted}, got a file")
     names = {entry.name for entry in path.iterdir()}
@@ -58,8 +92,8 @@ def replacing_folder(path, *, made, only=None):
     Raises:
         UserError: where `path` is there and somebody else's, or can't be written.
     """
-    path = pathlib.Path(path).resolve()  # of a link, what it stands for is replaced
     check_replaceable(path, made=made, only=only)
+    path = pathlib.Path(path).resolve()  # of a link, what it stands for is replaced
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     before = path.with_name(f".{path.name}.{os.getpid()}.before")
     try:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import zipfile
 from datetime import UTC, datetime
 from importlib import metadata
 
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_diffusion
-from keras_diffusion import building, callbacks, illustrate, pipeline, settings
+from keras_diffusion import building, callbacks, illustrate, pipeline, runs, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sessions import Session
@@ -121,8 +120,8 @@ def _last_model(run, say):
     found = run.checkpoint_files()
     for path in reversed(found):
         try:
-            return keras.models.load_model(path)
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile):
+            return runs.open_model(path)
+        except UserError:
             say(f"{path.name} is damaged; trying the one before it")
     if found:
         raise UserError(

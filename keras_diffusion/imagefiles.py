@@ -10,6 +10,7 @@ from keras_diffusion.errors import UserError
 _ZOOM = 2  # MNIST's 28 pixels are small on a screen
 _GAP = 2
 _GIF_SIDE = 65535
+_MAX_PIXELS = 2**29  # of a picture; viewers refuse less
 
 
 def grid(images, labels, names):
@@ -51,6 +52,10 @@ def check(suffix, count, image_shape, *, columns):
     if suffix == ".gif" and max(sides) + _GAP > _GIF_SIDE:
         raise UserError(
             f"--out: expected at most {_GIF_SIDE} pixels a side in a .gif, got {max(sides) + _GAP}; ask for fewer images or a .png"
+        )
+    if sides[0] * sides[1] > _MAX_PIXELS:
+        raise UserError(
+            f"--out: expected at most {_MAX_PIXELS} pixels in a {suffix}, got {sides[0] * sides[1]}; ask for fewer images or a .npy"
         )
 
 

@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import pathlib
+import warnings
 
 import numpy as np
 
+from keras_diffusion import headers
 from keras_diffusion.errors import UserError
 
 MAX_PIXELS = 2**24  # far more than these networks are for
@@ -34,7 +36,10 @@ def read(path, image_shape):
             f"{path}: expected Pillow to read a .png with, found none: pip install pillow, or give a .npy"
         )
     try:
-        image = _read_png(path, image_shape) if path.suffix.lower() == ".png" else _read_npy(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow's of a bomb, NumPy's of an old header
+            read = _read_npy if path.suffix.lower() == ".npy" else _read_png
+            image = read(path, image_shape)
     except Exception as error:  # damage shows in too many ways to list
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -61,11 +66,15 @@ def _read_png(path, image_shape):
         return np.asarray(image.convert(mode), np.float32) / 255.0
 
 
-def _read_npy(path):
+def _read_npy(path, image_shape):
     with path.open("rb") as file:
-        if path.stat().st_size > 4 * MAX_PIXELS * 3:
-            raise ValueError(f"{path.stat().st_size} bytes")
+        size = path.stat().st_size
+        if size > 4 * MAX_PIXELS * 3:
+            raise ValueError(f"{size} bytes")
+        claimed = headers.of_npy(file, size)
+        if claimed.dtype.kind not in "fb":
+            raise ValueError(f"{claimed.dtype}; floats in 0..1 or bools are needed")
+        file.seek(0)
         array = np.lib.format.read_array(file, allow_pickle=False)
-    if array.dtype.kind not in "fb":
-        raise ValueError(f"{array.dtype}; floats in 0..1 or bools are needed")
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is said to be outside of 0..1
+        return array.astype(np.float32)

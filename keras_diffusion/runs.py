@@ -11,11 +11,12 @@ import pathlib
 import zipfile
 
 from keras_diffusion.errors import UserError, shown
-from keras_diffusion.files import replacing
+from keras_diffusion.files import read_json, replacing
 
 FORMAT = 1
 COLUMNS = ("epoch", "step", "loss", "learning_rate", "images_per_second")
-_PARSE = {"epoch": int, "step": int}
+MAX_METRICS = 2**28  # bytes of metrics.csv: some six million steps
+MAX_COUNT = 2**53  # of whatever is counted: floats know the integers up to there
 _KINDS = {str: "text", dict: "an object", list: "a list"}
 _REQUIRED = {"status": str, "settings": dict, "data": dict, "figures": list}
 
@@ -100,17 +101,7 @@ class Run:
         Raises:
             UserError: where it is unreadable, of another format, or lacks what every run has.
         """
-        try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(
-                f"{self._record}: expected a file that can be read, got: {error.strerror}"
-            ) from None
-        except ValueError as error:
-            line = getattr(error, "lineno", 1)
-            raise UserError(
-                f"{self._record}: expected JSON, got something else in line {line}"
-            ) from None
+        record = read_json(self._record)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UserError(
                 f"{self._record}: expected a run.json of format {FORMAT}, got another one"
@@ -162,6 +153,8 @@ class Run:
         if not self.metrics.is_file():
             return []
         rows: list[dict] = []
+        if self.metrics.stat().st_size > MAX_METRICS:
+            raise UserError(f"{self.metrics}: expected at most {MAX_METRICS} bytes, got more")
         try:
             with self.metrics.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file, strict=True):
@@ -179,6 +172,17 @@ class Run:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(format_metrics(row) for row in rows)
+
+
+def _count(text):
+    """A number of metrics.csv that counts something."""
+    value = int(text)
+    if not 0 <= value <= MAX_COUNT:
+        raise ValueError(value)
+    return value
+
+
+_PARSE = {"epoch": _count, "step": _count}
 
 
 def finished(folder):
@@ -200,28 +204,58 @@ def finished(folder):
     return run, record
 
 
+def open_model(path):
+    """The `DiffusionModel` in a file; loads Keras.
+
+    Raises:
+        UserError: where the file is damaged, or holds code or another model.
+    """
+    import keras
+
+    from keras_diffusion.training import DiffusionModel
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None  # Keras takes weights whose checksum is wrong
+        model = keras.models.load_model(path, safe_mode=True) if whole else None
+    except Exception:  # of Keras, h5py, zipfile, zlib: damage shows in too many ways to list
+        model = None
+    if model is None:
+        raise UserError(
+            f"{path}: expected a model that can be read, got a damaged file, or one that holds code"
+        )
+    if not isinstance(model, DiffusionModel):
+        raise UserError(f"{path}: expected a DiffusionModel, got a {type(model).__name__}")
+    return model
+
+
 def load_sampler(run):
     """The model of a finished run, if it draws from noise; loads Keras.
 
     Raises:
-        UserError: where the file is damaged, or it is a one-step denoiser.
+        UserError: as `open_model`, or where it is a one-step denoiser.
     """
-    import keras
-
-    try:
-        model = keras.models.load_model(run.model)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile):
-        raise UserError(
-            f"{run.model}: expected a model that can be read, got a damaged file"
-        ) from None
+    model = open_model(run.model)
     if model.schedule.num_train_steps == 1:
         raise UserError("RUN: expected a run of part 2.x, got a one-step denoiser's")
     return model
 
 
 def class_names(record, num_classes):
-    """What the classes of a run are called; none without classes."""
-    return list(record["data"].get("class_names", map(str, range(num_classes))))[:num_classes]
+    """What the classes of a run are called; none without classes.
+
+    Raises:
+        UserError: where run.json has other names than one for each class.
+    """
+    if not num_classes:
+        return []
+    names = record["data"].get("class_names", [str(k) for k in range(num_classes)])
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not texts or len(names) < num_classes:
+        raise UserError(
+            f"run.json: expected {num_classes} texts as data.class_names, got {shown(names)}"
+        )
+    return names[:num_classes]
 
 
 def format_metrics(row):

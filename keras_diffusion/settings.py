@@ -14,6 +14,7 @@ XLA = ("auto", "on", "off")
 EMA_DECAY = {"default": 0.999, "course": None, "best": 0.999}
 _CHOICES = {"recipe": tuple(EMA_DECAY), "xla": XLA, "precision": PRECISIONS}
 _LOWEST = {"width": 1, "epochs": 0, "batch_size": 1, "limit": 1, "seed": 0}
+MOST = {"width": 1024, "epochs": 10**6, "batch_size": 2**20, "seed": 2**32 - 1}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _check_fields(before):
         if good and field.name in _CHOICES:
             good = value in _CHOICES[field.name]
         if good and value is not None and field.name in _LOWEST:
-            good = value >= _LOWEST[field.name]
+            good = _LOWEST[field.name] <= value <= MOST.get(field.name, value)
         if not good:
             got = shown(value) if field.name in before else "none"
             raise UserError(

@@ -23,23 +23,28 @@ def _is_text(value):
     return isinstance(value, str)
 
 
-def _are_numbers(value):
-    return isinstance(value, list | tuple) and all(map(is_number, value))
+def _is_finite(value):
+    return is_number(value) and abs(value) <= MAX_NUMBER
+
+
+def _are_finite(value):
+    return isinstance(value, list | tuple) and all(map(_is_finite, value))
 
 
 # What a file may have a default for, each with its check; `sample` checks the values.
 DEFAULTS: dict[str, Callable[[Any], bool]] = {
     "sampler": _is_text,
     "num_steps": is_integer,
-    "spacing": lambda value: _is_text(value) or _are_numbers(value),
+    "spacing": lambda value: _is_text(value) or _are_finite(value),
     "variance": _is_text,
-    "eta": is_number,
-    "sharpen": is_number,
-    "guidance_scale": is_number,
-    "guidance_interval": _are_numbers,
+    "eta": _is_finite,
+    "sharpen": _is_finite,
+    "guidance_scale": _is_finite,
+    "guidance_interval": _are_finite,
 }
 # Bounds on what a file may claim, checked before memory is taken.
 MAX_TEXT = 2**24
+MAX_NUMBER = 3e38  # of a default: float32's
 MAX_TRAIN_STEPS = 100_000
 MAX_CLASSES = 1_000_000
 MAX_PIXELS = 2**24

@@ -34,12 +34,18 @@ def parse(arguments):
     )
     sampling_options.add_defaults(parser, own=True)
     parser.add_argument("--seed", type=cli.integer(0, 2**63 - 1), default=0, help="(0)")
-    parser.add_argument("--data", help="as for fit.py (what the model was trained on)")
-    parser.add_argument("--judge", metavar="FILE", help="(the package's, for the data)")
+    parser.add_argument(
+        "--data", type=cli.name, help="as for fit.py (what the model was trained on)"
+    )
+    parser.add_argument(
+        "--judge", type=cli.name, metavar="FILE", help="(the package's, for the data)"
+    )
     parser.add_argument(
         "--train-on-generated", action="store_true", help="train a classifier on the images too"
     )
-    parser.add_argument("--out", help="folder (RUN/evaluation, or evaluation; RUN/sweep, or sweep)")
+    parser.add_argument(
+        "--out", type=cli.name, help="folder (RUN/evaluation, or evaluation; RUN/sweep, or sweep)"
+    )
     parser.add_argument(
         "--sweep", action="store_true", help="measure every way to draw that the lists below make"
     )
@@ -109,6 +115,15 @@ LISTS = (
     ("scales", cli.number(), "1,1.5,2,3,5", "guidance scales"),
     ("intervals", _interval, "0-1", "of t/T where guidance acts"),
 )
+# What an argument of `sample` is called where a list has its values.
+_LISTED = {
+    "sampler": "samplers",
+    "num_steps": "step-counts",
+    "spacing": "times",
+    "eta": "etas",
+    "guidance_scale": "scales",
+    "guidance_interval": "intervals",
+}
 
 
 def open_images(given, trained_on):
@@ -135,7 +150,11 @@ def main():
     images = open_images(options.data, subject.trained_on)
     judge = of_classes(images.class_names, path=options.judge)
     work = sweep if options.sweep else evaluate
-    work(options, subject, judge, images, folder)
+    try:
+        work(options, subject, judge, images, folder)
+    except UserError as error:
+        lists = _LISTED if options.sweep else None
+        raise UserError(sampling_options.said_of_options(error, lists)) from None
     return 0
 
 

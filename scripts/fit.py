@@ -16,24 +16,30 @@ from keras_diffusion.errors import UserError
 _OF_THIS_CALL = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps")
 
 
+def _count(name):
+    return cli.integer(1, settings.MOST[name])
+
+
 def parse(arguments):
     """The command line; None where an option wasn't given."""
     parser = cli.Parser(prog="fit.py", description=__doc__)
     parser.add_argument("--part", required=True, choices=course.PARTS, metavar="PART")
     parser.add_argument("--edition", choices=tuple(course.RECIPES), help="of the course (ddpm)")
-    parser.add_argument("--epochs", type=cli.integer(1), help="the recipe's")
+    parser.add_argument("--epochs", type=_count("epochs"), help="the recipe's")
     parser.add_argument(
-        "--width", type=cli.integer(1, 1024), metavar="D", help="channels (the recipe's)"
+        "--width", type=_count("width"), metavar="D", help="channels (the recipe's)"
     )
-    parser.add_argument("--batch-size", type=cli.integer(1), metavar="B", help="the recipe's")
-    parser.add_argument("--data", help="mnist, fashion_mnist, mnist-5k or FILE.npz (mnist)")
+    parser.add_argument("--batch-size", type=_count("batch_size"), metavar="B", help="the recipe's")
+    parser.add_argument(
+        "--data", type=cli.name, help="mnist, fashion_mnist, mnist-5k or FILE.npz (mnist)"
+    )
     parser.add_argument(
         "--limit", type=cli.integer(1), metavar="N", help="only the first N training images"
     )
     parser.add_argument(
-        "--seed", type=cli.integer(0, 2**32 - 1), metavar="S", help="of every draw (0)"
+        "--seed", type=cli.integer(0, settings.MOST["seed"]), metavar="S", help="of every draw (0)"
     )
-    parser.add_argument("--out", help="folder of the run (runs/part-...)")
+    parser.add_argument("--out", type=cli.name, help="folder of the run (runs/part-...)")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     parser.add_argument(

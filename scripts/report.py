@@ -29,7 +29,7 @@ def parse(arguments):
     parser = cli.Parser(prog="report.py", description=__doc__)
     parser.add_argument("--runs", help="folder with runs in it (runs; with --quick runs/quick)")
     parser.add_argument(
-        "--out", default="report", help="folder of the page, replaced whole (report)"
+        "--out", type=cli.name, default="report", help="folder of the page, replaced whole (report)"
     )
     parser.add_argument("--author", help="whose write-up it is")
     parser.add_argument(
@@ -41,7 +41,7 @@ def parse(arguments):
     parser.add_argument(
         "--width", type=cli.integer(1, 1024), metavar="D", help="with --quick or --full"
     )
-    parser.add_argument("--data", help="with --quick or --full, as for fit.py")
+    parser.add_argument("--data", type=cli.name, help="with --quick or --full, as for fit.py")
     options = parser.parse_args(arguments)
     if options.runs == "":
         parser.error("--runs: expected a folder, got ''")

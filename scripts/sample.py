@@ -52,15 +52,19 @@ def main():
     cli.load_tensorflow()
     model = runs.load_sampler(run)
     labels = sampling_options.labels(options, model.num_classes)
+    names = runs.class_names(record, model.num_classes)
+    suffix = pathlib.Path(options.out).suffix.lower()
+    if suffix != ".npy":
+        columns = (options.per_label or 10) if names else min(10, labels.size)
+        imagefiles.check(suffix, labels.size, model.image_shape, columns=columns)
     asked = sampling_options.arguments(options, model.image_shape)
-    frames = Frames(labels.size) if options.out.lower().endswith(".gif") else None
+    frames = Frames(labels.size) if suffix == ".gif" else None
     began = time.perf_counter()
     try:
         images = model.sample(labels, callback=frames, progress=sys.stderr.isatty(), **asked)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(sampling_options.said_of_options(error)) from None
     seconds = time.perf_counter() - began
-    names = runs.class_names(record, model.num_classes)
     write(options.out, images, frames, labels, [*names, "no class"] if names else [])
     print(f"{len(images)} images in {seconds:.1f} s: {options.out}")
     return 0

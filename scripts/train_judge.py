@@ -17,7 +17,7 @@ from keras_diffusion.files import replacing
 def parse(arguments):
     """The command line."""
     parser = cli.Parser(prog="train_judge.py", description=__doc__)
-    parser.add_argument("--data", default="mnist", help="as for fit.py (mnist)")
+    parser.add_argument("--data", type=cli.name, default="mnist", help="as for fit.py (mnist)")
     parser.add_argument("--epochs", type=cli.integer(1), default=10, help="(10)")
     parser.add_argument(
         "--flip",

@@ -100,7 +100,7 @@ REFUSED = {
     "denoiser": "one-step denoiser",
     "run --also int4": "expected float16, int8, tflite",
     "run --sampler euler": "euler: expected a flow schedule",
-    "run --steps 31": "num_steps: expected an integer in 1..30, got 31",
+    "run --steps 31": "--steps: expected an integer in 1..30, got 31",
     "run --eta 0.5": "'eta'",
     "run --to run": "expected a new folder",
     "run --to run/run.json": "expected a new folder",

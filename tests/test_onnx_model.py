@@ -319,7 +319,7 @@ def test_gif_ends_with_the_last_estimate(folder, tmp_path, monkeypatch):
 
 REFUSED = {
     "a label": (["--labels", "0,4"], "--labels: expected 0..3"),
-    "steps": (["--steps", "51"], "num_steps: expected an integer in 1..50, got 51"),
+    "steps": (["--steps", "51"], "--steps: expected an integer in 1..50, got 51"),
     "steps of none": (["--steps", "0"], "at least 1"),
     "another sampler's option": (["--sampler", "heun", "--eta", "0.5"], "'heun'"),
     "a flow's sampler": (["--sampler", "euler"], "euler: expected a flow schedule"),
@@ -330,11 +330,11 @@ REFUSED = {
     "a folder that isn't there": (["--out", "no/a.png"], "expected a folder"),
     "another kind of file": (["--out", "a.jpg"], "expected a name ending in .png"),
     "an image that isn't there": (["--start-from", "no.png"], "no.png"),
-    "kept pixels of nothing": (["--strength", "0.5"], "expected start_from as well"),
+    "kept pixels of nothing": (["--strength", "0.5"], "expected --start-from as well"),
     "a .gif too large": (["--per-label", "4000", "--out", "a.gif"], "65535 pixels a side"),
     "too many": (["--per-label", "99999999999"], "1..10000000"),
     "a name too long": (["--out", f"{'a' * 252}.png", "--steps", "1"], "File name too long"),
-    "too much guidance": (["--guidance", "1e39"], "guidance_scale: expected a number"),
+    "too much guidance": (["--guidance", "1e39"], "--guidance: expected a number"),
     "guidance": (["--guidance", "nan"], "expected a number"),
     "seed": (["--seed", "-1"], "0..9223372036854775807"),
     "unknown": (["--nothing"], "unrecognized arguments"),

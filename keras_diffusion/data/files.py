@@ -7,16 +7,17 @@ import math
 import os
 import pathlib
 import struct
+import warnings
 import zipfile
 
 import numpy as np
 
+from keras_diffusion import headers
 from keras_diffusion.data.images import (
     DIGITS,
     KEYS,
     MAX_BYTES,
     DataError,
-    Header,
     ImageData,
     brief,
     check_layout,
@@ -32,7 +33,10 @@ def read_npz(path: str) -> ImageData:
         what = "is not a file" if os.path.exists(path) else "doesn't exist"
         raise DataError(f"expected a .npz file, got {path!r}, which {what}")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
+            warnings.simplefilter(
+                "error"
+            )  # NumPy's of an old header, Python's of what stands in it
             missing = [key for key in KEYS if f"{key}.npy" not in archive.namelist()]
             if missing:
                 raise DataError(f"{path}: expected {', '.join(KEYS)}, got no {', '.join(missing)}")
@@ -49,18 +53,9 @@ def read_npz(path: str) -> ImageData:
     return checked(name, f"the file {name}", arrays, DIGITS, where=path)
 
 
-def _npy_header(archive: zipfile.ZipFile, member: str) -> Header:
+def _npy_header(archive: zipfile.ZipFile, member: str) -> headers.Header:
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        room = archive.getinfo(member).file_size - file.tell()
-    size = math.prod(shape) * dtype.itemsize
-    if size != room and not dtype.hasobject:
-        raise ValueError(f"{room} bytes in {member}, whose header says {size}")
-    return Header(shape, dtype)
+        return headers.of_npy(file, archive.getinfo(member).file_size)
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:

@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from keras_diffusion.errors import UserError
+from keras_diffusion.headers import Header
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # Keras's layout, and the order that is hashed
 DIGITS = tuple("0123456789")
@@ -104,13 +105,6 @@ class ImageData:
         if n < 1:
             raise DataError(f"expected a limit of at least 1 training image, got {n}")
         return dataclasses.replace(self, x_train=self.x_train[:n], y_train=self.y_train[:n])
-
-
-class Header(NamedTuple):
-    """What a .npy file says of its array before the first number."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 def check_layout(arrays: Mapping[str, np.ndarray | Header], where: str) -> None:

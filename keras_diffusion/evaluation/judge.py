@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling.onnx_model import session
+from keras_diffusion.sampling.onnx_model import call, metadata, session
+from keras_diffusion.spec import MAX_TEXT
 
 KEY = "keras_diffusion_judge"  # of the metadata
 FORMAT = 1
@@ -43,7 +44,9 @@ class Judge:
         path = pathlib.Path(path)
         self.path = path
         self._session = session(path, threads, "cpu")
-        self.says = _read(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        self.says = _read(metadata(self._session, KEY), path)
+        if not _fits(self._session, self.says):
+            raise _no_judge(path)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
 
     @property
@@ -72,7 +75,7 @@ class Judge:
         if images.ndim != 4 or images.shape[1:] != shape:
             raise UserError(f"judge: expected images [N, {shape}], got {images.shape}")
         parts = [
-            self._session.run(["logits", "features"], {"x": images[i : i + _AT_ONCE]})
+            call(self._session, ["logits", "features"], {"x": images[i : i + _AT_ONCE]})
             for i in range(0, len(images), _AT_ONCE)
         ]
         logits, features = (np.concatenate(some) for some in zip(*parts, strict=True))
@@ -100,14 +103,33 @@ def of_classes(class_names, *, path=None):
 
 def _read(text, path):
     try:
-        says = json.loads(text or "")
+        says = json.loads((text or "")[:MAX_TEXT])
         good = isinstance(says, dict) and all(
             isinstance(says.get(name), kind) for name, kind in _FIELDS.items()
         )
-    except ValueError:
+    except (ValueError, RecursionError):
         good = False
     if not good or says["format"] != FORMAT:
-        raise UserError(
-            f"{path}: expected a judge that scripts/train_judge.py wrote, got another file"
-        )
+        raise _no_judge(path)
     return says
+
+
+def _fits(opened, says):
+    """Whether a file's graph is that of a judge of such images and classes."""
+    given = {value.name: (value.type, list(value.shape[1:])) for value in opened.get_inputs()}
+    found = {value.name: (value.type, value.shape[1:]) for value in opened.get_outputs()}
+    names = says["class_names"]
+    return (
+        given == {"x": ("tensor(float)", says["image_shape"])}
+        and found.get("logits") == ("tensor(float)", [len(names)])
+        and all(isinstance(name, str) for name in names)
+        and "features" in found
+        and len(found["features"][1]) == 1
+        and isinstance(found["features"][1][0], int)
+    )
+
+
+def _no_judge(path):
+    return UserError(
+        f"{path}: expected a judge that scripts/train_judge.py wrote, got another file"
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from keras_diffusion import cli, runs
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling import guidance, onnx_model, samplers
+from keras_diffusion.sampling import guidance, onnx_model, request, samplers
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,7 @@ class Subject:
         try:
             plan = samplers.plan(self.schedule, self.prediction, **asked)
             weights = guidance.weights(plan, interval)
+            (scale,) = request.check_scales(scale, np.zeros(1, int), self.num_classes)
         except ValueError as error:
             raise UserError(str(error)) from None
         scales = guidance.scale_now(scale, weights)
@@ -104,7 +105,7 @@ def open_subject(path):
         class_names=spec.class_names,
         image_shape=spec.image_shape,
         defaults=dict(spec.defaults),
-        trained_on=trained.get("data") if isinstance(trained, dict) else None,
+        trained_on=_text(trained.get("data")) if isinstance(trained, dict) else None,
         weights=f"{spec.weights_sha256} {spec.precision}",
     )
 
@@ -118,7 +119,7 @@ def _of_run(folder):
         model,
         name=str(folder),
         class_names=runs.class_names(record, model.num_classes),
-        trained_on=record["settings"].get("data"),
+        trained_on=_text(record["settings"].get("data")),
     )
 
 
@@ -144,6 +145,11 @@ def of_model(model, *, name, class_names, trained_on=None):
         trained_on=trained_on,
         weights=specs.weights_sha256(model.sampling_network.get_weights()),
     )
+
+
+def _text(value):
+    """What a file says, where it is text."""
+    return value if isinstance(value, str) else None
 
 
 def real_labels(subject, count, data):

@@ -6,12 +6,14 @@ FOLDER/sweep.csv has a row as soon as it is measured, so that a sweep that was s
 import csv
 import itertools
 import json
+import os
 import pathlib
 
 from keras_diffusion import figures
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, is_integer, is_number
 from keras_diffusion.evaluation import distances, measure, subjects
-from keras_diffusion.files import replacing
+from keras_diffusion.files import read_json, replacing
+from keras_diffusion.spec import MAX_NUMBER
 
 FORMAT = 3
 BUDGETS = (5, 10, 20, 50, 100, 600)  # network calls an image
@@ -21,6 +23,28 @@ WAYS = (
     *("guidance_scale", "guidance_interval"),
 )
 COLUMNS = (*WAYS, "calls", "accuracy", "frechet", "over_floor")
+
+
+def _is_finite(value):
+    return is_number(value) and abs(value) <= MAX_NUMBER
+
+
+def _are_finite(value):
+    return isinstance(value, list) and all(map(_is_finite, value))
+
+
+# What may stand in a row of sweep.json.
+_CHECKS = {
+    "sampler": lambda value: isinstance(value, str),
+    "num_steps": is_integer,
+    "spacing": lambda value: value is None or isinstance(value, str) or _are_finite(value),
+    "eta": lambda value: value is None or _is_finite(value),
+    "sharpen": _is_finite,
+    "guidance_scale": _is_finite,
+    "guidance_interval": lambda value: value is None or _are_finite(value) and len(value) == 2,
+    "calls": is_integer,
+    **dict.fromkeys(("accuracy", "frechet", "over_floor"), _is_finite),
+}
 
 
 def grid(samplers, steps, spacings, scales, intervals, *, etas=(0.0,), sharpens=(0.0,), times=()):
@@ -108,7 +132,7 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
         rows.append(row)
         say(f"{k} of {len(left)}: {describe(row)}")
         _write(folder, identity, rows, floor)
-    return _read(folder)
+    return _read(folder / "sweep.json")
 
 
 def best(rows, calls):
@@ -140,7 +164,7 @@ def best_of_file(path, *, calls, weights):
         UserError: where the file is no sweep, of another model, or has no way that is cheap enough.
     """
     path = pathlib.Path(path)
-    record = _read(path if path.is_dir() else path.parent)
+    record = _read(path / "sweep.json" if path.is_dir() else path)
     if record["weights"].split()[0] != weights:
         raise UserError(
             f"--best: expected a sweep of this model's weights, got another's in {path}"
@@ -203,12 +227,12 @@ def _key(row):
 
 def _earlier(folder, identity):
     if not (folder / "sweep.json").is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if any(folder.iterdir()) if folder.is_dir() else os.path.lexists(folder):
             raise UserError(
                 f"--out: expected a new folder, or one with a sweep in it, got {folder}"
             )
         return []
-    record = _read(folder)
+    record = _read(folder / "sweep.json")
     for name, value in identity.items():
         if record.get(name) != value:
             raise UserError(
@@ -217,28 +241,34 @@ def _earlier(folder, identity):
     return record["rows"]
 
 
-def _read(folder):
+def _read(path):
     """What a sweep.json holds.
 
     Raises:
         UserError: where there is none, or it can't be read.
     """
-    path = pathlib.Path(folder) / "sweep.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        earlier = record["format"] < FORMAT
-        ours = record["format"] == FORMAT
-        good = earlier or ours and all(set(row) == set(COLUMNS) for row in record["rows"])
-        good = good and isinstance(record["weights"], str)
-    except (OSError, ValueError, TypeError, KeyError):
-        good = earlier = False
-    if not good:
-        raise UserError(f"{path}: expected a sweep.json that evaluate.py --sweep wrote, got none")
-    if earlier:
+    record = read_json(path)
+    found = record.get("format") if isinstance(record, dict) else None
+    if is_integer(found) and found < FORMAT:
         raise UserError(
             f"{path}: expected a sweep of this version, got one of an earlier; sweep into a new folder"
         )
+    if found != FORMAT or not _is_whole(record):
+        raise UserError(f"{path}: expected a sweep.json that evaluate.py --sweep wrote, got none")
     return record
+
+
+def _is_whole(record):
+    """Whether a sweep.json has what ours have."""
+    weights, rows = record.get("weights"), record.get("rows")
+    return (
+        isinstance(weights, str)
+        and weights.strip() != ""
+        and _is_finite(record.get("floor"))
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) and set(row) == set(COLUMNS) for row in rows)
+        and all(check(row[name]) for row in rows for name, check in _CHECKS.items())
+    )
 
 
 def _write(folder, identity, rows, floor):

@@ -109,8 +109,9 @@ def precondition(network, schedule, *, prediction, mean, std, name=None):
         ...     modulated_unet(width=32, num_classes=10), schedule, prediction="v", mean=0.1307, std=0.3081)
         >>> model = DiffusionModel(network, schedule, prediction="v", data_std=0.3081)
     """
-    given = getattr(network, "input", None)
-    names = set(given) if isinstance(given, dict) else set()
+    found = getattr(network, "input", None)
+    given = found if isinstance(found, dict) else {}
+    names = set(given)
     if not {"x", "t"} <= names:
         raise ValueError(
             f"network: expected a functional Keras model on a dict that has x and t, got {sorted(names) or network}"

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from keras_diffusion import runs, settings
 from keras_diffusion.errors import UserError, is_integer, is_number
 
+MAX_PIXELS = 2**28  # of all the frames of a picture
 _FILE = re.compile(r"figures/(?P<name>[a-z_]+?)(_epoch_\d+)?\.(png|gif)")
 
 
@@ -193,14 +195,14 @@ def _check(record):
     """
     count = record["data"].get("train_count")
     wanted = {
-        "data.train_count": is_integer(count) and count > 0,
+        "data.train_count": _is_count(count) and count > 0,
         "data.name": isinstance(record["data"].get("name"), str),
-        "parameters": is_integer(record.get("parameters", 0)),
+        "parameters": _is_count(record.get("parameters", 0)),
         "sessions": isinstance(record.get("sessions", []), list)
         and all(map(_is_session, record.get("sessions", []))),
         "data.class_names": isinstance(record["data"].get("class_names", []), list),
-        "ema_decay": record.get("ema_decay") is None or is_number(record["ema_decay"]),
-        "label_dropout": is_number(record.get("label_dropout", 0)),
+        "ema_decay": record.get("ema_decay") is None or _is_share(record["ema_decay"]),
+        "label_dropout": _is_share(record.get("label_dropout", 0)),
     }
     for name, good in wanted.items():
         if not good:
@@ -209,9 +211,15 @@ def _check(record):
 
 def _is_session(session):
     machine = session.get("machine", {}) if isinstance(session, dict) else None
-    return isinstance(machine, dict) and all(
-        is_integer(machine.get(n, 0)) for n in ("cpus", "gpus")
-    )
+    return isinstance(machine, dict) and all(_is_count(machine.get(n, 0)) for n in ("cpus", "gpus"))
+
+
+def _is_count(value):
+    return is_integer(value) and 0 <= value <= runs.MAX_COUNT
+
+
+def _is_share(value):
+    return is_number(value) and 0 <= value <= 1
 
 
 def _picture(folder, entry):
@@ -238,9 +246,12 @@ def _size(path):
     from PIL import Image, ImageSequence  # reading metrics needs no image library
 
     try:
-        with Image.open(path, formats=("PNG", "GIF")) as image:
-            for frame in ImageSequence.Iterator(image):
+        with warnings.catch_warnings(), Image.open(path, formats=("PNG", "GIF")) as image:
+            warnings.simplefilter("error")  # Pillow's, of a picture much larger than its file
+            for count, frame in enumerate(ImageSequence.Iterator(image), 1):
+                if count * image.width * image.height > MAX_PIXELS:
+                    return None
                 frame.load()
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # damage shows in too many ways to list
         return None

@@ -74,7 +74,7 @@ def _adam(run):
         rate = run.record["optimizer"]["config"]["learning_rate"]
         rate = rate["config"]["initial_learning_rate"] if isinstance(rate, dict) else rate
         text = f"Adam at {rate:g}"
-    except (KeyError, TypeError, ValueError):  # what an earlier version doesn't say
+    except (KeyError, TypeError, ValueError, OverflowError):  # what an earlier version doesn't say
         text = f"Adam at {recipe.learning_rate:g}"
     return f"{text}, times 0.1^(1/{run.asked.epochs}) after each epoch" if recipe.decays else text
 

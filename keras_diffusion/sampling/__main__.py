@@ -41,7 +41,7 @@ def parse(arguments):
 
 def _shard(text):
     words = text.split("/")
-    if len(words) == 2 and all(word.isdecimal() for word in words):
+    if len(words) == 2 and all(word.isdecimal() and len(word) <= 10 for word in words):
         k, n = map(int, words)
         if 1 <= k <= n <= 10**9:
             return k, n
@@ -69,7 +69,7 @@ def main():
     try:
         count = _draw(model, labels, asked, suffix, arguments)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(options.said_of_options(error)) from None
     print(f"{count} images in {time.perf_counter() - began:.2f} s: {asked.out}")
     return 0
 

@@ -47,7 +47,8 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False, out=None)
     Returns:
         float32 [N, H, W, C] in [0, 1].
     """
-    size = len(plan) if callback is None and not progress else 1
+    whole = callback is None and not progress and _fits(len(plan), asked.image_shape)
+    size = len(plan) if whole else 1
     chunks = asked.chunks(plan, rows=size)
     images = (out or array)((len(asked), *asked.image_shape))
     with _bar(len(plan) * len(chunks)) if progress else nullcontext() as bar:
@@ -66,6 +67,11 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False, out=None)
                     callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
             images[chunk] = clip_unit(np.asarray(x))
     return images
+
+
+def _fits(rows, image_shape):
+    """Whether the noise of so many rows for one image may be held at once."""
+    return 4 * rows * int(np.prod(image_shape)) <= request.MAX_NOISE_BYTES
 
 
 def array(shape):

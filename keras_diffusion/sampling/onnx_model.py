@@ -7,9 +7,17 @@ import numpy as np
 
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling import guidance, loop, portable, request, samplers
+from keras_diffusion.sampling import (
+    guidance,
+    loop,
+    onnx_bytes,
+    portable,
+    request,
+    samplers,
+)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+MAX_BYTES = 2**31 - 1  # of a file: Protocol Buffers hold no more
 SHIPPED = pathlib.Path(__file__).parent.parent / "models" / "digits.onnx"
 
 
@@ -30,11 +38,7 @@ def load(path=None, *, threads=None, provider="auto"):
     """
     path = SHIPPED if path is None else pathlib.Path(path)
     opened = session(path, threads, provider)
-    try:
-        text = opened.get_modelmeta().custom_metadata_map.get(specs.KEY)
-    except UnicodeDecodeError:
-        text = None
-    spec = specs.from_json(text, where=path)
+    spec = specs.from_json(metadata(opened, specs.KEY), where=path)
     kinds = {"denoiser": Denoiser, "sampler": Sampler}
     if spec.kind not in kinds:
         raise UserError(f"{path}: expected a denoiser.onnx or sampler.onnx, got a {spec.kind}.onnx")
@@ -50,6 +54,7 @@ def _check_graph(exported, path):
     out = exported.session.get_outputs()
     fits = exported.REQUIRED <= given <= exported.INPUTS
     fits = fits and [value.name for value in out] == [exported.OUTPUT]
+    fits = fits and out[0].type == "tensor(float)"
     width = len(portable.COLUMNS)  # of a table of this version
     fits = fits and inputs.get("rows", [None, width])[1] == width
     if not fits or tuple(out[0].shape[1:]) != exported.spec.image_shape:
@@ -63,6 +68,7 @@ def session(path, threads, provider):
     if not os.path.isfile(path):
         found = "a folder; name a file in it" if os.path.isdir(path) else "none"
         raise UserError(f"{path}: expected an ONNX file, found {found}")
+    data = _read(path)
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
@@ -74,11 +80,11 @@ def session(path, threads, provider):
     if provider != "cpu" and PROVIDERS["cuda"] in there:
         wanted.insert(0, PROVIDERS["cuda"])
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors are raised; the rest is for developers
+    options.log_severity_level = 4  # errors are raised too; the rest is for developers
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        opened = onnxruntime.InferenceSession(path.read_bytes(), options, providers=wanted)
+        opened = onnxruntime.InferenceSession(data, options, providers=wanted)
     except Exception as error:  # onnxruntime's own classes, which differ from version to version
         reason = " ".join(str(error).split())
         raise UserError(
@@ -89,6 +95,49 @@ def session(path, threads, provider):
             "provider: expected CUDA to start, got the CPU: look at its libraries and the driver, or take cpu"
         )
     return opened
+
+
+def _read(path):
+    """The bytes of a file whose weights all stand in it: what they name would be read wherever it is."""
+    size = os.path.getsize(path)
+    if size > MAX_BYTES:
+        raise UserError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
+    data = path.read_bytes()
+    try:
+        external = onnx_bytes.has_external_data(data)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: expected a file that onnxruntime can load, got another ({error})"
+        ) from None
+    if external:
+        raise UserError(
+            f"{path}: expected a file that holds its weights itself, got one that names other files"
+        )
+    return data
+
+
+def metadata(opened, key):
+    """What a file says of itself under a key; None where it says nothing that is text."""
+    try:
+        return opened.get_modelmeta().custom_metadata_map.get(key)
+    except UnicodeDecodeError:
+        return None
+
+
+def call(opened, outputs, given):
+    """One call of onnxruntime: the arrays of these outputs.
+
+    Raises:
+        UserError: where it can't be run, or puts out what is no number.
+    """
+    try:
+        found = opened.run(outputs, given)
+    except Exception as error:  # onnxruntime's own classes
+        reason = " ".join(str(error).split())
+        raise UserError(f"onnxruntime could not run the model: {reason[:200]}") from None
+    if not all(np.isfinite(array).all() for array in found):
+        raise UserError("model: expected finite numbers from it, got others; export it again")
+    return found
 
 
 class _Exported:
@@ -111,11 +160,7 @@ class _Exported:
 
     def run(self, given):
         """The output of one call of onnxruntime."""
-        try:
-            return self.session.run([self.OUTPUT], given)[0]
-        except Exception as error:  # onnxruntime's own classes
-            reason = " ".join(str(error).split())
-            raise UserError(f"onnxruntime could not run the model: {reason[:200]}") from None
+        return call(self.session, [self.OUTPUT], given)[0]
 
     def request(self, labels, *, num_images=None, guidance_scale=None, **asked):
         """A checked `Request`."""

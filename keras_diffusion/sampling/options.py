@@ -1,6 +1,7 @@
 """The command line of programs that draw: which options there are, and what they ask of `plan` and `sample`."""
 
 import argparse
+import re
 
 import numpy as np
 
@@ -8,6 +9,13 @@ from keras_diffusion import cli, pictures
 from keras_diffusion.errors import UserError
 from keras_diffusion.sampling.samplers import SAMPLERS
 from keras_diffusion.sampling.times import SPACINGS
+
+# What an argument of `sample` is called on the command line, where that isn't its name.
+_RENAMED = {"num_steps": "steps", "guidance_scale": "guidance"}
+_NAMES = (
+    *("sampler", "num_steps", "spacing", "strength", "eta", "variance", "guidance_scale", "keep"),
+    *("guidance_interval", "guidance_rescale", "seed", "to_seed", "start_from", "labels"),
+)
 
 
 def add_defaults(parser, *, own=False):
@@ -31,7 +39,8 @@ def add_defaults(parser, *, own=False):
     variances = ("beta_tilde", "beta")
     add("--variance", "of ddpm: beta_tilde, beta", "beta_tilde", choices=variances, metavar="NAME")
     add("--sharpen", "pixels towards black and white, at the end", "0", type=cli.number(0, 1))
-    add("--guidance", "1 is off", "5 with classes", type=cli.number(), metavar="SCALE")
+    guided = "1 is off, 0 ignores the class, less goes away from it"
+    add("--guidance", guided, "5 with classes", type=cli.number(), metavar="SCALE")
     add("--guidance-interval", "of t/T", "0,1", type=_interval, metavar="LOW,HIGH")
 
 
@@ -45,25 +54,25 @@ def add(parser, *, own=False):
     add("--no-clip", action="store_const", const=False, dest="clip", help="estimates of x0")
     add("--seed", type=cli.integer(0, 2**63 - 1), help="(0)")
     add("--to-seed", type=cli.integer(0, 2**63 - 1), help="go from --seed's image to this one's")
-    add("--start-from", metavar="FILE", help="noise this image (.png, .npy) and draw it anew")
+    add(
+        "--start-from",
+        type=cli.name,
+        metavar="FILE",
+        help="noise this image (.png, .npy) and draw it anew",
+    )
     add("--strength", type=cli.number(0, 1), help="how far it is noised (1: nothing is left)")
-    add("--keep", metavar="FILE", help="pixels that stay: white in a .png, bools in a .npy")
+    add(
+        "--keep",
+        type=cli.name,
+        metavar="FILE",
+        help="pixels that stay: white in a .png, bools in a .npy",
+    )
 
 
 def default_arguments(options):
     """The defaults of a model, of the options that were given."""
-    names = {"steps": "num_steps", "guidance": "guidance_scale"}
-    given = (
-        "sampler",
-        "steps",
-        "spacing",
-        "eta",
-        "variance",
-        "sharpen",
-        "guidance",
-        "guidance_interval",
-    )
-    return _given(options, given, names)
+    given = ("sampler", "num_steps", "spacing", "eta", "variance", "sharpen")
+    return _given(options, (*given, "guidance_scale", "guidance_interval"))
 
 
 def arguments(options, image_shape):
@@ -72,12 +81,11 @@ def arguments(options, image_shape):
     Raises:
         UserError: where such a file isn't an image of this shape.
     """
-    names = {"steps": "num_steps", "guidance": "guidance_scale"}
     given = (
-        *("sampler", "steps", "spacing", "strength", "eta", "variance", "sharpen", "clip"),
-        *("guidance", "guidance_interval", "guidance_rescale", "seed", "to_seed"),
+        *("sampler", "num_steps", "spacing", "strength", "eta", "variance", "sharpen", "clip"),
+        *("guidance_scale", "guidance_interval", "guidance_rescale", "seed", "to_seed"),
     )
-    asked = _given(options, given, names)
+    asked = _given(options, given)
     if options.start_from:
         asked["start_from"] = pictures.read(options.start_from, image_shape)
     if options.keep:
@@ -106,9 +114,25 @@ def labels(options, num_classes):
     return np.repeat(np.array(chosen), each)
 
 
-def _given(options, names, renamed):
-    values = {renamed.get(name, name): getattr(options, name) for name in names}
+def _given(options, names):
+    values = {name: getattr(options, _RENAMED.get(name, name)) for name in names}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def said_of_options(error, others=None):
+    """What `plan` or `sample` said of its arguments, said of options.
+
+    Args:
+        error: whose message begins with an argument's name, as all of theirs do.
+        others: dict from arguments to options of a program that calls them otherwise.
+    """
+    renamed = {**_RENAMED, **(others or {})}
+
+    def option(match):
+        return f"--{renamed.get(match[0], match[0]).replace('_', '-')}"
+
+    name = "|".join(_NAMES)
+    return re.sub(rf"^({name})\b|(?<=expected )({name})(?= as well)", option, str(error))
 
 
 def _numbers(text, kind, wanted):

@@ -133,7 +133,7 @@ def make(
         keys=keys,
         to_keys=to_keys,
         fraction=_fractions(labels, to_seed, fraction),
-        scale=_scales(guidance_scale, labels, num_classes),
+        scale=check_scales(guidance_scale, labels, num_classes),
         image=None if start_from is None else _image(start_from, shape),
         keep=None if keep is None else _keep(keep, start_from, shape),
     )
@@ -162,7 +162,12 @@ def check_labels(labels, num_classes):
     return labels.astype(np.int64)
 
 
-def _scales(scale, labels, num_classes):
+def check_scales(scale, labels, num_classes):
+    """The guidance scale of each image: float32 [N].
+
+    Raises:
+        ValueError: where it isn't a number, or one for each, that float32 holds.
+    """
     count = labels.size
     given, scale = scale, np.asarray(scale)
     numbers = scale.shape in ((), (count,)) and scale.dtype.kind in "iuf"

@@ -145,7 +145,7 @@ def _two_calls(schedule, prediction, **pairs):
 def _check_flow(schedule, sampler, instead):
     if not schedule.is_flow:
         raise ValueError(
-            f"{sampler}: expected a flow schedule, alpha + sigma = 1, got another; use {instead}"
+            f"sampler: {sampler}: expected a flow schedule, alpha + sigma = 1, got another; use {instead}"
         )
 
 
