@@ -175,7 +175,7 @@ def main():
     tasks.write(folder / "benchmark.json", record)
     if record.get("growth"):
         plot.plot(folder / "growth.png", record)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     for one in table.tables(record):
         console.print(one)
     print(folder / "benchmark.json")

@@ -169,7 +169,7 @@ def test_pytorchs_share_of_the_peak_counts_the_operations_of_our_network():
 
 
 BAD = [
-    ([], "what"),
+    ([], "train|sample|startup"),
     (["fly"], "fly"),
     (["train", "--width", "0"], "--width"),
     (["train", "--precisions", "float32,float31"], "float31"),
@@ -224,7 +224,7 @@ def test_a_variant_that_fails_is_left_out_with_its_reason():
         assert there[0].memory()["memory"] > 2**20
     assert list(left_out) == [wrong.name] and "KeyError" in left_out[wrong.name]
     assert len(said) == 1 and wrong.name in said[0]
-    assert there[0]._process.returncode == 0
+    assert there[0]._process.returncode is not None
 
 
 def test_a_process_that_ends_otherwise_than_it_should_is_an_error(tmp_path):
@@ -284,9 +284,7 @@ def test_a_small_drawing_benchmark(tmp_path):
         ("images", 2),
     ]
     assert record["growth"][0]["variants"][0]["num_steps"] == 1
-    assert (
-        "300 steps; 2 done, times 150" in done.stdout.replace("\n", " ") or "times" in done.stdout
-    )
+    assert "PyTorch, draw, eager, float32 (300 steps; 2 done, times 150)" in done.stdout
 
 
 def test_a_small_startup_benchmark(tmp_path):

@@ -185,7 +185,6 @@ def growth(points, how):
     for what, value, variants in points:
         how.say(f"{what} {value}")
         found = compare(variants, how)
-        rows.append(
-            {"what": what, "value": value, **found, "variants": with_shares(found["variants"])}
-        )
+        with_shares(found["variants"])
+        rows.append({"what": what, "value": value, **found})
     return rows
