@@ -42,7 +42,9 @@ def test_parameter_counts_are_the_courses(width, kind, expected):
 def make_pair(kind, image_shape):
     """Our network, the course's with the same weights, and a batch for each: (keras, torch, dict, tuple)."""
     torch = pytest.importorskip("torch")
-    from reference_unet import UNet, port
+    from reference_unet import port
+
+    from keras_diffusion.benchmarking.peer_unet import UNet
 
     arguments = KINDS[kind]
     network = make_unet(image_shape=image_shape, **arguments)
@@ -115,7 +117,9 @@ def to_images(array):
 def test_initial_weights_are_drawn_as_the_courses_are():
     """Uniform, between the bounds that PyTorch's layers choose."""
     pytest.importorskip("torch")
-    from reference_unet import UNet, counterparts
+    from reference_unet import counterparts
+
+    from keras_diffusion.benchmarking.peer_unet import UNet
 
     network = nn.unet(width=8, num_classes=10)
     reference = UNet(width=8, num_classes=10)

@@ -6,6 +6,7 @@ resampled), the same input gives the same bytes, and a file is replaced whole or
 
 from keras_diffusion.figures.confusion import confusion
 from keras_diffusion.figures.curves import loss_curve, loss_curves
+from keras_diffusion.figures.growth import growth
 from keras_diffusion.figures.pages import animation, image_grid
 from keras_diffusion.figures.sweep import sweep
 from keras_diffusion.figures.unet_diagram import Stage, architecture
@@ -15,6 +16,7 @@ __all__ = [
     "animation",
     "architecture",
     "confusion",
+    "growth",
     "image_grid",
     "loss_curve",
     "loss_curves",

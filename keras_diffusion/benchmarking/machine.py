@@ -1,0 +1,64 @@
+"""What the numbers were measured on: processor, load, versions, and a process's peak memory."""
+
+import os
+import pathlib
+import platform
+import resource
+import sys
+from importlib import metadata
+
+_PACKAGES = ("numpy", "tensorflow", "keras", "torch", "onnxruntime")
+
+
+def peak_memory():
+    """The most memory that this process has had at once, in bytes."""
+    try:
+        # Not getrusage where there is this: a new process inherits its parent's peak there.
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def describe():
+    """The machine and the versions, for benchmark.json; `load` is the work of others, in cores, before we began."""
+    return {
+        "processor": _processor(),
+        "cores": _cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load": os.getloadavg()[0],
+        "versions": versions(),
+    }
+
+
+def versions():
+    """Versions of what is installed of the packages that are measured."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cores():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _processor():
+    """Its name, and of its instructions those that decide."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return {"name": platform.processor(), "instructions": []}
+    fields = dict((part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
+    flags = set(fields.get("flags", "").split())
+    telling = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    return {
+        "name": fields.get("model name", platform.processor()),
+        "instructions": [name for name in telling if name in flags],
+    }

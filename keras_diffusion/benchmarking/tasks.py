@@ -1,0 +1,226 @@
+"""The three measurements: which variants each has, and the record that it makes."""
+
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+
+from keras_diffusion.benchmarking import clock, comparing, fresh, machine, workers
+from keras_diffusion.benchmarking.variants import (
+    NUM_TRAIN_STEPS,
+    OURS,
+    PEER,
+    SHIPPED,
+    Variant,
+)
+from keras_diffusion.errors import UserError
+from keras_diffusion.files import replacing
+
+FORMAT = 1
+
+
+def train(asked, how):
+    """Steps of training of the course's class-conditioned DDPM.
+
+    Args:
+        asked: `precisions`, `ours` and `peer` (modes), `width`, `batch_size`; with `growth` `widths`, `batch_sizes`, `growth_rounds`.
+        how: `comparing.Measuring`.
+
+    Returns:
+        The record, for benchmark.json.
+    """
+    precisions = asked.precisions or usual_precisions(how)
+    chosen = {"task": "train", "width": asked.width, "batch_size": asked.batch_size}
+    found = comparing.compare(_sides(asked, precisions, **chosen), how, products=precisions)
+    record = _record("train", asked, how, found)
+    if asked.growth:
+        best = _best(found)
+        points = [
+            (what, value, [_resized(variant, **{name: value}) for variant in best])
+            for what, name, values in (
+                ("batch size", "batch_size", asked.batch_sizes),
+                ("width D", "width", asked.widths),
+            )
+            for value in values
+        ]
+        record["growth"] = comparing.growth(points, _quicker(how, asked))
+    return record
+
+
+def sample(asked, how):
+    """Digits by the exported model's own default way, and by the course's loop in Keras and in PyTorch.
+
+    Args:
+        asked: as `train`, and `model`, `digits`, `measured_steps`; with `growth` `step_counts`, `image_counts` in place of
+            its lists; `images`, to draw once more in a process of its own for its peak of memory.
+        how: `comparing.Measuring`.
+    """
+    precisions = asked.precisions or usual_precisions(how)
+    shipped = Variant(
+        SHIPPED, "draw", batch_size=asked.digits, model=asked.model, threads=how.threads
+    )
+    course = {"task": "draw", "width": asked.width, "batch_size": asked.digits}
+    course |= {"num_steps": NUM_TRAIN_STEPS, "measured_steps": asked.measured_steps}
+    found = comparing.compare(
+        [shipped, *_sides(asked, precisions, **course)], how, products=precisions
+    )
+    record = _record("sample", asked, how, found)
+    if asked.growth:
+        loops = [_resized(variant, **course) for variant in _best(found) if variant.side == PEER]
+        record["growth"] = comparing.growth(
+            _drawing_points(asked, shipped, loops), _quicker(how, asked)
+        )
+    if asked.images:
+        record["memory"] = [
+            _drawn_once(_resized(shipped, batch_size=count), how)
+            for count in (asked.digits, asked.images)
+        ]
+    return record
+
+
+def _drawing_points(asked, shipped, loops):
+    points = []
+    for steps in asked.step_counts:
+        measured = min(steps, asked.measured_steps)
+        sized = [_resized(loop, num_steps=steps, measured_steps=measured) for loop in loops]
+        points.append(("steps", steps, [_resized(shipped, num_steps=steps), *sized]))
+    for count in asked.image_counts:
+        sized = [_resized(variant, batch_size=count) for variant in (shipped, *loops)]
+        points.append(("images", count, sized))
+    return points
+
+
+def _drawn_once(variant, how):
+    """Seconds and peak memory of one batch in a process of its own."""
+    how.say(f"memory of {variant.batch_size:,} images")
+    worker = workers.Worker(variant, device=how.device, threads=how.threads)
+    try:
+        (seconds,) = worker.run(1)
+        return {"images": variant.batch_size, "seconds": seconds, **worker.memory()}
+    finally:
+        worker.close()
+
+
+def startup(asked, how, *, scripts):
+    """How long fresh processes take to ten digits on the disk, to help, to a refusal, and to their first training step.
+
+    Args:
+        asked: `model`, `width`, `batch_size`, `peer` (modes; empty for no PyTorch).
+        how: `comparing.Measuring`; of its steps one is done a round.
+        scripts: folder that has fit.py.
+    """
+    environment = workers.environment(how.device, how.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        commands = fresh.commands(asked.model, folder=folder, scripts=scripts)
+        looks = {name: fresh.looked_at(*one, environment) for name, one in commands.items()}
+        actions = {
+            name: lambda one=one: [fresh.seconds_of(*one, environment)]
+            for name, one in commands.items()
+        }
+        steps = {f"first training step, {variant.side}": variant for variant in _first_steps(asked)}
+        for name, variant in steps.items():
+            looks[name] = _first_step(variant, how)[1]  # not timed: files come from the disk
+            actions[name] = lambda variant=variant: [_first_step(variant, how)[0]]
+        times = clock.in_turn(actions, how.rounds)
+    rows = [
+        {"name": name, "seconds": clock.summary(times[name]), "rounds": times[name], **looks[name]}
+        for name in actions
+    ]
+    return _record("startup", asked, how, {"processes": rows})
+
+
+def _first_steps(asked):
+    sizes = {"width": asked.width, "batch_size": asked.batch_size}
+    chosen = [Variant(OURS, "train", mode="auto", **sizes)]
+    if asked.peer and has_torch():
+        chosen.append(Variant(PEER, "train", mode="eager", **sizes))
+    return chosen
+
+
+def _first_step(variant, how):
+    """Seconds from no process to its first step done, and what it needed."""
+    began = time.perf_counter()
+    try:
+        worker = workers.Worker(variant, device=how.device, threads=how.threads)
+    except workers.Failed as reason:
+        raise UserError(f"{variant.name}: expected a training step, got: {reason}") from None
+    try:
+        worker.run(1)
+        return time.perf_counter() - began, worker.memory()
+    finally:
+        worker.close()
+
+
+def has_torch():
+    """Whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def usual_precisions(how):
+    """float32, and on a GPU what it has beside."""
+    worker = workers.Worker(Variant(OURS, "product"), device=how.device)
+    kind = worker.says["device"]["kind"]
+    worker.close()
+    return ["float32"] if kind == "cpu" else ["float32", "tf32", "mixed_bfloat16"]
+
+
+def _sides(asked, precisions, **sizes):
+    """The variants of both sides; PyTorch's where it is installed."""
+    modes = [(OURS, mode) for mode in asked.ours]
+    if has_torch():
+        modes += [(PEER, mode) for mode in asked.peer]
+    return [
+        Variant(side, mode=mode, precision=precision, **sizes)
+        for precision in precisions
+        for side, mode in modes
+    ]
+
+
+def _best(found):
+    """The variants of the last comparison of ours and PyTorch's; of ours alone without one."""
+    names = [
+        name
+        for row in found["comparison"]
+        if row["precision"] == "best" and row["ours"].startswith(OURS)
+        for name in (row["ours"], row["peer"])
+    ]
+    if not names:
+        names = [row["name"] for row in found["variants"] if row["side"] == OURS][:1]
+    fields = Variant.__dataclass_fields__
+    return [
+        Variant(**{name: row[name] for name in fields})
+        for row in found["variants"]
+        if row["name"] in names
+    ]
+
+
+def _resized(variant, **sizes):
+    return Variant(**{**variant.to_json(), **sizes})
+
+
+def _quicker(how, asked):
+    return comparing.Measuring(asked.growth_rounds, 1, how.device, how.threads, how.say)
+
+
+def _record(what, asked, how, found):
+    if "variants" in found:
+        comparing.with_shares(found["variants"])
+    settings = {name: value for name, value in vars(asked).items() if name not in ("what", "out")}
+    return {
+        "format": FORMAT,
+        "what": what,
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings,
+        "machine": machine.describe(),
+        **found,
+    }
+
+
+def write(path, record):
+    """Writes a record as JSON, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(record, indent=2) + "\n")
