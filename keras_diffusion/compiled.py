@@ -71,7 +71,7 @@ class SamplingLoop:
                     times = tf.fill(tf.shape(x)[:1], t[i])
                     out = network(x, times, label, guidance.scale_now(scale, weights[i]))
                     columns = tableau.Row(*tf.unstack(rows[i], num=len(tableau.Row._fields)))
-                    return i + 1, *tableau.step(x, x0, out, noise[i], columns, limit)
+                    return i + 1, *tableau.step(x, x0, out, noise[i], columns, limit, clip_unit)
 
                 count = tf.shape(rows)[0]
                 _, x, x0 = tf.while_loop(lambda i, *_: i < count, row, (0, x, x0))

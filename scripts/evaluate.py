@@ -121,6 +121,7 @@ _LISTED = {
     "num_steps": "step-counts",
     "spacing": "times",
     "eta": "etas",
+    "sharpen": "sharpens",
     "guidance_scale": "scales",
     "guidance_interval": "intervals",
 }
@@ -143,6 +144,8 @@ def main():
         check_replaceable(folder, made="evaluation.json")
     cli.need("onnxruntime", extra="onnx")
     cli.need("scipy", "sklearn", "matplotlib", "rich", extra="evaluate")
+    if options.train_on_generated:
+        cli.need("tensorflow", extra="train")
     from keras_diffusion.evaluation import subjects
     from keras_diffusion.evaluation.judge import of_classes
 

@@ -344,15 +344,17 @@ def test_the_best_of_a_file_is_its_models_only(tmp_path):
     swept(tmp_path / "sweep", Subject(), ways())
     path = tmp_path / "sweep" / "sweep.json"
     way = sweep.best_of_file(path, calls=5, weights="abc")
-    assert way == {"sampler": "ddpm", "num_steps": 5, "spacing": "uniform", "guidance_scale": 1.0}
+    assert way == {
+        "sampler": "ddpm", "num_steps": 5, "spacing": "uniform", "sharpen": 0.0, "guidance_scale": 1.0,
+    }  # fmt: skip
     assert sweep.best_of_file(path.parent, calls=5, weights="abc") == way
     for options, word in (({"weights": "abd"}, "weights"), ({"calls": 1}, "1 network")):
         with pytest.raises(UserError) as error:
             sweep.best_of_file(path, **{"calls": 5, "weights": "abc", **options})
         assert word in one_line(error)
-    later = path.read_text().replace('"format": 2', '"format": 3')
-    assert '"format": 3' in later
-    for text, word in (('{"format": 2}', "got none"), (later, "got none"), ('{"format": 1, "rows": [], "weights": "abc"}', "earlier")):  # fmt: skip
+    later = path.read_text().replace(f'"format": {sweep.FORMAT}', f'"format": {sweep.FORMAT + 1}')
+    assert later != path.read_text()
+    for text, word in ((f'{{"format": {sweep.FORMAT}}}', "got none"), (later, "got none"), ('{"format": 1, "rows": [], "weights": "abc"}', "earlier")):  # fmt: skip
         path.write_text(text)
         with pytest.raises(UserError, match=word):
             sweep.best_of_file(path, calls=5, weights="abc")

@@ -158,7 +158,7 @@ def run_alone(network, plan, x, *, steps=None, clip=lambda x: x):
     x0, states = np.zeros_like(x), [x]
     steps = np.zeros((len(plan), 1)) if steps is None else steps
     for t, row, fresh in zip(plan.t, plan.rows, steps, strict=True):
-        x, x0 = tableau.step(x, x0, network(x, t), fresh, tableau.Row(*row), clip)
+        x, x0 = tableau.step(x, x0, network(x, t), fresh, tableau.Row(*row), clip, clip)
         states.append(x)
     return x, states
 
@@ -324,16 +324,18 @@ def test_euler_is_the_velocitys():
     rng = np.random.default_rng(0)
     x, velocity = rng.normal(size=(2, 5))
     for i, row in enumerate(plan.rows):
-        moved, _ = tableau.step(x, 0 * x, velocity, 0.0, tableau.Row(*row), lambda x: x)
+        moved, _ = tableau.step(
+            x, 0 * x, velocity, 0.0, tableau.Row(*row), lambda x: x, lambda x: x
+        )
         np.testing.assert_allclose(moved, x + velocity / 8, atol=1e-12, err_msg=f"row {i}")
 
 
 def test_step_uses_every_column():
     row = tableau.Row(p=2.0, q=3.0, a=5.0, b=7.0, d=11.0, c=13.0, e=0.0)
-    x, x0 = tableau.step(1.0, 10.0, 100.0, 1000.0, row, lambda x: min(x, 300.0))
+    x, x0 = tableau.step(1.0, 10.0, 100.0, 1000.0, row, lambda x: min(x, 300.0), lambda x: x)
     assert x0 == 300.0  # of 2*1 + 3*100, clipped
     assert x == 5.0 * 1 + 7.0 * 300 + 11.0 * 10 + 13.0 * 1000
-    _, x0 = tableau.step(0.25, 0.0, 0.0, 0.0, row._replace(p=1.0, e=0.5), lambda x: x)
+    _, x0 = tableau.step(0.25, 0.0, 0.0, 0.0, row._replace(p=1.0, e=0.5), lambda x: x, lambda x: x)
     assert x0 == 0.25 + 0.5 * 0.25 * 0.75 * -0.5
 
 
@@ -958,6 +960,19 @@ def test_only_what_is_drawn_at_the_end_is_sharpened(sampler):
     assert np.abs(drawn - soft).max() > 0.01
 
 
+def test_unclipped_pixels_beyond_black_and_white_stay_there():
+    plan = samplers.plan(LINEAR, "x0", num_steps=2, sharpen=1.0)
+    values = np.linspace(-0.5, 1.5, 64).reshape(1, 8, 8, 1).astype(np.float32)
+    asked = ask([0])
+    run = loop.runner(lambda x, t, label: values, null_label=NUM_CLASSES, clip=False)
+    weights = guidance.weights(plan)
+    fresh = np.zeros((2, 1, *IMAGE_SHAPE), np.float32)
+    x, _ = run(plan, asked.start(plan), np.zeros_like(values), asked, weights=weights, noise=fresh)
+    inside = (values > 0) & (values < 1)
+    np.testing.assert_allclose(x[~inside], values[~inside], atol=1e-6)
+    np.testing.assert_allclose(x[inside], tableau.sharpened(values[inside], 1.0), atol=1e-6)
+
+
 def test_kept_pixels_are_not_sharpened():
     def network(x, t, label):
         return 0.3 * x
@@ -977,7 +992,7 @@ def test_how_far_is_checked(value):
 
 def test_what_doesnt_end_in_its_estimate_isnt_sharpened():
     flow = schedules.flow_schedule(300)
-    with pytest.raises(ValueError, match="sharpen: expected a sampler that ends in its estimate"):
+    with pytest.raises(ValueError, match="sharpen: expected 0 with sampler 'midpoint', got 0.5"):
         samplers.plan(flow, "flow", sampler="midpoint", num_steps=4, sharpen=0.5)
     assert samplers.plan(flow, "flow", sampler="midpoint", num_steps=4, sharpen=0.0).e.sum() == 0
 

@@ -153,3 +153,50 @@ def test_no_text_of_a_run_becomes_markup(tmp_path):
     text = (tmp_path / "page" / "index.html").read_text()
     assert "<script>alert" not in text and "<img src=x" not in text and "<b>run" not in text
     assert "alert(1)" in html.unescape(text)
+
+
+def graph_with_external_weights():
+    """The bytes of an ONNX graph that names a file for its weights."""
+    from onnx import TensorProto, helper
+
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="/etc/passwd")
+    return helper.make_graph([], "g", [], [], initializer=[weights]).SerializeToString()
+
+
+def varint(value):
+    data = b""
+    while value >= 0x80:
+        data, value = data + bytes([value & 0x7F | 0x80]), value >> 7
+    return data + bytes([value])
+
+
+def test_weights_in_other_files_are_seen_under_any_spelling_of_a_fields_number():
+    from keras_diffusion.sampling import onnx_bytes
+
+    graph = graph_with_external_weights()
+    plain = varint(7 << 3 | 2) + varint(len(graph)) + graph
+    assert onnx_bytes.has_external_data(plain)
+    for hidden in (1 << 32, 1 << 40):  # C++ cuts them off
+        with pytest.raises(ValueError, match="a field of number"):
+            onnx_bytes.has_external_data(varint((7 << 3 | 2) + hidden) + varint(len(graph)) + graph)
+
+
+def test_looking_into_a_model_takes_no_memory_to_speak_of():
+    import tracemalloc
+
+    from keras_diffusion.sampling import onnx_bytes
+
+    data = bytes([7 << 3 | 2, 0]) * 50_000  # as many empty graphs
+    tracemalloc.start()
+    assert not onnx_bytes.has_external_data(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+    deep = b""
+    for _ in range(300):  # an If in an If in an If: graph, node, attribute, graph ...
+        for number in (6, 5, 1):
+            deep = varint(number << 3 | 2) + varint(len(deep)) + deep
+    with pytest.raises(ValueError, match="in each other"):
+        onnx_bytes.has_external_data(varint(7 << 3 | 2) + varint(len(deep)) + deep)

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from keras_diffusion import building, course, pipeline, schedules, settings
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, is_number
 from keras_diffusion.evaluation import distances, measure, subjects
-from keras_diffusion.files import replacing
+from keras_diffusion.files import read_json, replacing
 
 FORMAT = 1
 PART = "2.5"
@@ -98,6 +98,7 @@ def ablate(names, judge, data, folder, *, width, epochs, count, seed=0, say=prin
         model, trained = _train(name, data, width=width, epochs=epochs, seed=seed)
         row = {"name": name, **trained, **_judge(model, name, judge, data, labels, real, seed)}
         record["rows"].append(row)
+        done.add(name)
         say(describe(row))
         with replacing(folder / "ablation.json") as beside:
             beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -144,6 +145,12 @@ def describe(row):
     return f"{row['name']}: {', '.join(ways)}; {row['seconds']:.0f} s of training"
 
 
+def _is_row(row):
+    numbers = [row["loss"], row["seconds"], *(v for way in WAYS for v in row[way].values())]
+    ways = all(set(row[way]) == {"accuracy", "over_floor"} for way in WAYS)
+    return row["name"] in NAMES and ways and all(map(is_number, numbers))
+
+
 def _earlier(folder, identity):
     """The rows of an earlier ablation of the same."""
     path = folder / "ablation.json"
@@ -154,10 +161,12 @@ def _earlier(folder, identity):
             )
         return []
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        rows = [{**row, "name": str(row["name"])} for row in record["rows"]]
+        record = read_json(path)
+        rows = record["rows"]
+        if not all(map(_is_row, rows)):
+            raise ValueError("rows")
         other = [name for name in identity if name != "rows" and record[name] != identity[name]]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}: expected what ablate.py wrote, got something else") from None
     if other:
         raise UserError(

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from keras_diffusion import figures
+from keras_diffusion import cli, figures
 from keras_diffusion.evaluation import doctor, intervals, measure, subjects
 from keras_diffusion.files import replacing_folder
 
@@ -108,6 +108,7 @@ def _examine(subject, generated, real, scale):
 
 def _train(generated, real, data, say):
     """Accuracy on the test set of classifiers trained on the generated and on as many real images."""
+    cli.load_tensorflow()
     from keras_diffusion.evaluation import classifier
 
     found = {"epochs": _EPOCHS}

@@ -118,7 +118,7 @@ def runner(network, *, null_label, guidance_rescale=0.0, clip=True):
         ):
             t = np.full(len(x), t / plan.num_train_steps, np.float32)
             out = np.asarray(call(x, t, label, guidance.scale_now(asked.scale, weight)), np.float32)
-            x, x0 = tableau.step(x, x0, out, fresh, tableau.Row(*row), limit)
+            x, x0 = tableau.step(x, x0, out, fresh, tableau.Row(*row), limit, clip_unit)
         return x, x0
 
     return run

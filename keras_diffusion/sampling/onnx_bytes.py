@@ -17,6 +17,7 @@ _LEADS: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
+_DEEPEST = 100  # as Protocol Buffers' own readers have it
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -29,17 +30,24 @@ def has_external_data(data):
     Raises:
         ValueError: where the bytes are no Protocol Buffers.
     """
-    left = [("model", memoryview(data))]
-    while left:
-        kind, message = left.pop()
-        for number, value in _fields(message):
+    path = [
+        ("model", _fields(memoryview(data)))
+    ]  # from the outermost message to the one that is read
+    while path:
+        kind, fields = path[-1]
+        for number, value in fields:
             if kind == "tensor" and (
                 number == _EXTERNAL_DATA or number == _DATA_LOCATION and value != 0
             ):
                 return True
             inner = _LEADS[kind].get(number)
             if inner and isinstance(value, memoryview):
-                left.append((inner, value))
+                if len(path) == _DEEPEST:
+                    raise ValueError(f"more than {_DEEPEST} messages in each other")
+                path.append((inner, _fields(value)))
+                break
+        else:
+            path.pop()
     return False
 
 
@@ -49,6 +57,10 @@ def _fields(message):
     while place < len(message):
         key, place = _varint(message, place)
         number, wire = key >> 3, key & 7
+        if (
+            not 0 < number < 2**29
+        ):  # readers in C++ would cut it to 32 bits, and take it for another
+            raise ValueError(f"a field of number {number}")
         if wire == _VARINT:
             value, place = _varint(message, place)
         elif wire in (_EIGHT_BYTES, _FOUR_BYTES):

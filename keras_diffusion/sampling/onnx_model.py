@@ -56,7 +56,7 @@ def _check_graph(exported, path):
     fits = fits and [value.name for value in out] == [exported.OUTPUT]
     fits = fits and out[0].type == "tensor(float)"
     width = len(portable.COLUMNS)  # of a table of this version
-    fits = fits and inputs.get("rows", [None, width])[1] == width
+    fits = fits and inputs.get("rows", [None, width])[1:] == [width]
     if not fits or tuple(out[0].shape[1:]) != exported.spec.image_shape:
         raise UserError(
             f"{path}: expected the graph of a {exported.spec.kind} of images {exported.spec.image_shape}, got another; export it again"

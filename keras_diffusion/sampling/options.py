@@ -14,6 +14,7 @@ from keras_diffusion.sampling.times import SPACINGS
 _RENAMED = {"num_steps": "steps", "guidance_scale": "guidance"}
 _NAMES = (
     *("sampler", "num_steps", "spacing", "strength", "eta", "variance", "guidance_scale", "keep"),
+    "sharpen",
     *("guidance_interval", "guidance_rescale", "seed", "to_seed", "start_from", "labels"),
 )
 

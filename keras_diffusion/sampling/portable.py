@@ -89,4 +89,4 @@ def step(network, x, x0, label, scale, row, fresh, *, null_label, ops):
     )
     cond, uncond = ops.part(out, 0, count), ops.part(out, more, more + count)
     out = guidance.combine(cond, uncond, ops.per_image(now))
-    return tableau.step(x, x0, out, fresh, tableau.Row(*coefficients), ops.clip)
+    return tableau.step(x, x0, out, fresh, tableau.Row(*coefficients), ops.clip, ops.clip)

@@ -186,6 +186,8 @@ def fill_in(given, defaults):
     """
     if given.get("sampler", defaults.get("sampler")) != defaults.get("sampler"):
         defaults = {k: v for k, v in defaults.items() if k not in ("variance", "eta")}
+    if given.get("sampler") == "midpoint":
+        defaults = {k: v for k, v in defaults.items() if k != "sharpen"}
     below = given.get("strength", 1.0) != 1.0
     if below or not isinstance(given.get("spacing", ""), str):
         defaults = {k: v for k, v in defaults.items() if k != "num_steps"}
@@ -235,5 +237,7 @@ def plan(
     times = spaced_times(schedule, num_steps, spacing=spacing, strength=strength)
     if not is_number(sharpen) or not 0 <= sharpen <= 1:
         raise ValueError(f"sharpen: expected a number in [0, 1], got {shown(sharpen)}")
+    if sharpen and sampler == "midpoint":  # it ends beyond its estimate
+        raise ValueError(f"sharpen: expected 0 with sampler 'midpoint', got {shown(sharpen)}")
     made = method(schedule, prediction, times, **options)
     return made.sharpen(sharpen) if sharpen else made

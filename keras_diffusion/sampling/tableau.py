@@ -23,7 +23,7 @@ class Row(NamedTuple):
 COLUMNS = ("t", "alpha", "sigma", *Row._fields)
 
 
-def step(x, x0_before, out, noise, row, clip):
+def step(x, x0_before, out, noise, row, clip, unit):
     """One row of a tableau. Operators only, so it serves NumPy and TensorFlow alike.
 
     Args:
@@ -33,12 +33,14 @@ def step(x, x0_before, out, noise, row, clip):
         noise: standard normal, or anything of this shape where `row.c` is 0.
         row: `Row`.
         clip: function that is applied to the estimate of x0.
+        unit: function that clips to [0, 1], where alone pixels can be sharpened.
 
     Returns:
         (the next state, the estimate of x0).
     """
     x0 = clip(row.p * x + row.q * out)
-    x0 = clip(sharpened(x0, row.e))
+    pixels = unit(x0)
+    x0 = clip(x0 + (sharpened(pixels, row.e) - pixels))
     return row.a * x + row.b * x0 + row.d * x0_before + row.c * noise, x0
 
 
@@ -46,7 +48,7 @@ def sharpened(x0, e):
     """Pixels drawn towards black and white: x0 + e*x0*(1 - x0)*(2*x0 - 1), which leaves 0, 1/2 and 1 where they are.
 
     An estimate of x0 is the mean of what the image could be, so its edges are softer than any of these. With e = 1 this is
-    3*x0² - 2*x0³; it rises everywhere for e from 0, which is off, to 1.
+    3*x0² - 2*x0³; in [0, 1] it rises everywhere for e from 0, which is off, to 1.
     """
     return x0 + e * x0 * (1.0 - x0) * (2.0 * x0 - 1.0)
 
