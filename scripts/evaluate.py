@@ -65,6 +65,13 @@ def parse(arguments):
     given = [name for name in names if getattr(options, name.replace("-", "_")) is not None]
     if given and not options.sweep:
         parser.error(f"--{given[0]}: expected with --sweep, got it alone")
+    single = sampling_options.default_arguments(options)
+    if options.sweep and single:
+        name = next(iter(single))
+        lists = f"--{_LISTED[name]}" if name in _LISTED else "none of it"
+        parser.error(
+            f"{sampling_options.option(name)}: expected {lists} with --sweep, got one value"
+        )
     if options.times and options.spacings and not options.step_counts:
         parser.error("--spacings: expected with --step-counts, got it with --times alone")
     if options.times and options.step_counts is None:

@@ -76,6 +76,11 @@ def default_arguments(options):
     return _given(options, (*given, "guidance_scale", "guidance_interval"))
 
 
+def option(name):
+    """How an argument of `sample` is spelled on the command line."""
+    return "--" + _RENAMED.get(name, name).replace("_", "-")
+
+
 def arguments(options, image_shape):
     """What `sample` is asked, of the options that were given; labels aside. Reads the images that drawing starts from.
 
