@@ -468,7 +468,7 @@ def test_the_program_measures_the_model_that_comes_with_the_package(tmp_path):
     done = evaluate("--data", "mnist-5k", "--num-samples", "260", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
-    assert record["sampling"]["network_calls"] == 9  # six steps, three of them guided
+    assert record["sampling"]["network_calls"] == 10  # seven steps, three of them guided
     assert record["generated"]["accuracy"]["value"] > 0.95
     assert record["real"]["accuracy"]["value"] > 0.95
     assert 0.5 < record["frechet_over_floor"] < 5

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_diffusion import callbacks, fitting, illustrate, nn, settings
+from keras_diffusion import building, callbacks, fitting, illustrate, nn, settings
 from keras_diffusion.data import ImageData
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
@@ -212,7 +212,7 @@ def test_only_damaged_checkpoints_are_one_line(unfinished, images):
 def test_a_network_that_this_version_does_not_build_is_not_gone_on_with(
     unfinished, images, monkeypatch
 ):
-    monkeypatch.setattr(fitting, "_network", lambda *_: nn.unet(width=8, num_classes=10))
+    monkeypatch.setattr(building, "network", lambda *_, **__: nn.unet(width=8, num_classes=10))
     with pytest.raises(UserError, match="of an earlier version"):
         train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
 
