@@ -99,7 +99,7 @@ def _show(asked, data, run, *, command, say):
     """A part that trains nothing: its figures alone."""
     recipe, network = asked.course, None
     if "architecture" in recipe.final_figures:
-        network = building.network(asked.course, data, width=asked.width)
+        network = building.network(recipe, data, width=asked.width)
         network.summary(print_fn=lambda text, **_: say(text))
     scene = illustrate.Scene(None, network, data, recipe, run)
     drawn = illustrate.draw(scene, recipe.final_figures, say=say)

@@ -23,24 +23,26 @@ def _is_text(value):
     return isinstance(value, str)
 
 
-def _is_finite(value):
+def is_finite(value):
+    """Whether it is a number that float32 holds."""
     return is_number(value) and abs(value) <= MAX_NUMBER
 
 
-def _are_finite(value):
-    return isinstance(value, list | tuple) and all(map(_is_finite, value))
+def are_finite(value):
+    """Whether it is a list of such numbers."""
+    return isinstance(value, list | tuple) and all(map(is_finite, value))
 
 
 # What a file may have a default for, each with its check; `sample` checks the values.
 DEFAULTS: dict[str, Callable[[Any], bool]] = {
     "sampler": _is_text,
     "num_steps": is_integer,
-    "spacing": lambda value: _is_text(value) or _are_finite(value),
+    "spacing": lambda value: _is_text(value) or are_finite(value),
     "variance": _is_text,
-    "eta": _is_finite,
-    "sharpen": _is_finite,
-    "guidance_scale": _is_finite,
-    "guidance_interval": _are_finite,
+    "eta": is_finite,
+    "sharpen": is_finite,
+    "guidance_scale": is_finite,
+    "guidance_interval": are_finite,
 }
 # Bounds on what a file may claim, checked before memory is taken.
 MAX_TEXT = 2**24

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 
 import keras
-import numpy as np
 
 from keras_diffusion import building, course, pipeline, schedules, settings
 from keras_diffusion.errors import UserError, is_number
@@ -83,11 +82,7 @@ def ablate(names, judge, data, folder, *, width, epochs, count, seed=0, say=prin
     }  # fmt: skip
     record["rows"] = _earlier(folder, record)
     measure.check_count(count, judge.num_features)
-    if count % data.num_classes:
-        raise UserError(
-            f"--num-samples: expected a multiple of the {data.num_classes} classes, got {count}"
-        )
-    labels = np.repeat(np.arange(data.num_classes), count // data.num_classes)
+    labels = subjects.labels_for(data, count)
     real = measure.references(judge, data, labels)
     record["floor"] = float(real.frechet_floor.mean())
     folder.mkdir(parents=True, exist_ok=True)

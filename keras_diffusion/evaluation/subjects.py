@@ -161,7 +161,7 @@ def real_labels(subject, count, data):
 
 
 def labels_for(subject, count):
-    """As many labels of each class, class by class: int [N].
+    """As many labels of each class, class by class: int [N]. Of data, as of a subject, only the number of classes counts.
 
     Raises:
         UserError: where the count doesn't divide among the classes.

@@ -10,10 +10,10 @@ import os
 import pathlib
 
 from keras_diffusion import figures
-from keras_diffusion.errors import UserError, is_integer, is_number
+from keras_diffusion.errors import UserError, is_integer
 from keras_diffusion.evaluation import distances, measure, subjects
 from keras_diffusion.files import read_json, replacing
-from keras_diffusion.spec import MAX_NUMBER
+from keras_diffusion.spec import are_finite, is_finite
 
 FORMAT = 3
 BUDGETS = (5, 10, 20, 50, 100, 600)  # network calls an image
@@ -25,25 +25,17 @@ WAYS = (
 COLUMNS = (*WAYS, "calls", "accuracy", "frechet", "over_floor")
 
 
-def _is_finite(value):
-    return is_number(value) and abs(value) <= MAX_NUMBER
-
-
-def _are_finite(value):
-    return isinstance(value, list) and all(map(_is_finite, value))
-
-
 # What may stand in a row of sweep.json.
 _CHECKS = {
     "sampler": lambda value: isinstance(value, str),
     "num_steps": is_integer,
-    "spacing": lambda value: value is None or isinstance(value, str) or _are_finite(value),
-    "eta": lambda value: value is None or _is_finite(value),
-    "sharpen": _is_finite,
-    "guidance_scale": _is_finite,
-    "guidance_interval": lambda value: value is None or _are_finite(value) and len(value) == 2,
+    "spacing": lambda value: value is None or isinstance(value, str) or are_finite(value),
+    "eta": lambda value: value is None or is_finite(value),
+    "sharpen": is_finite,
+    "guidance_scale": is_finite,
+    "guidance_interval": lambda value: value is None or are_finite(value) and len(value) == 2,
     "calls": is_integer,
-    **dict.fromkeys(("accuracy", "frechet", "over_floor"), _is_finite),
+    **dict.fromkeys(("accuracy", "frechet", "over_floor"), is_finite),
 }
 
 
@@ -264,7 +256,7 @@ def _is_whole(record):
     return (
         isinstance(weights, str)
         and weights.strip() != ""
-        and _is_finite(record.get("floor"))
+        and is_finite(record.get("floor"))
         and isinstance(rows, list)
         and all(isinstance(row, dict) and set(row) == set(COLUMNS) for row in rows)
         and all(check(row[name]) for row in rows for name, check in _CHECKS.items())

@@ -30,9 +30,8 @@ def has_external_data(data):
     Raises:
         ValueError: where the bytes are no Protocol Buffers.
     """
-    path = [
-        ("model", _fields(memoryview(data)))
-    ]  # from the outermost message to the one that is read
+    # From the outermost message to the one that is read.
+    path = [("model", _fields(memoryview(data)))]
     while path:
         kind, fields = path[-1]
         for number, value in fields:
@@ -57,9 +56,8 @@ def _fields(message):
     while place < len(message):
         key, place = _varint(message, place)
         number, wire = key >> 3, key & 7
-        if (
-            not 0 < number < 2**29
-        ):  # readers in C++ would cut it to 32 bits, and take it for another
+        # Readers in C++ would cut a larger key to 32 bits, and take it for another field's.
+        if not 0 < number < 2**29:
             raise ValueError(f"a field of number {number}")
         if wire == _VARINT:
             value, place = _varint(message, place)

@@ -76,9 +76,10 @@ def default_arguments(options):
     return _given(options, (*given, "guidance_scale", "guidance_interval"))
 
 
-def option(name):
-    """How an argument of `sample` is spelled on the command line."""
-    return "--" + _RENAMED.get(name, name).replace("_", "-")
+def option(name, others=None):
+    """How an argument of `sample` is spelled on the command line; `others` as in `said_of_options`."""
+    renamed = {**_RENAMED, **(others or {})}
+    return "--" + renamed.get(name, name).replace("_", "-")
 
 
 def arguments(options, image_shape):
@@ -132,13 +133,9 @@ def said_of_options(error, others=None):
         error: whose message begins with an argument's name, as all of theirs do.
         others: dict from arguments to options of a program that calls them otherwise.
     """
-    renamed = {**_RENAMED, **(others or {})}
-
-    def option(match):
-        return f"--{renamed.get(match[0], match[0]).replace('_', '-')}"
-
     name = "|".join(_NAMES)
-    return re.sub(rf"^({name})\b|(?<=expected )({name})(?= as well)", option, str(error))
+    wanted = rf"^({name})\b|(?<=expected )({name})(?= as well)"
+    return re.sub(wanted, lambda match: option(match[0], others), str(error))
 
 
 def _numbers(text, kind, wanted):
