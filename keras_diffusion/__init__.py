@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DiffusionModel": "training",
+    "Distillation": "distillation",
+    "distill": "distillation",
     "GuidanceDoctor": "callbacks",
     "unet": "nn",
     "modulated_unet": "nn",
@@ -43,16 +45,14 @@ def __dir__():
 
 def _register():
     """Imports the classes that `keras.models.load_model` looks up by name: Keras itself imports nobody's modules."""
-    ours = {f"{__name__}.nn", f"{__name__}.training"} & set(
-        sys.modules
-    )  # one of them is loading Keras now
-    if not ours:
+    ours = {f"{__name__}.{name}" for name in ("nn", "training", "distillation")}
+    if not ours & set(sys.modules):  # one of them is loading Keras now
         _know_our_classes()
 
 
 def _know_our_classes():
     if sys.modules["keras"].config.backend() == "tensorflow":
-        importlib.import_module(f"{__name__}.training")
+        importlib.import_module(f"{__name__}.distillation")
 
 
 class _AfterKeras(importlib.abc.MetaPathFinder):

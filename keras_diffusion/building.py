@@ -67,19 +67,28 @@ def model(recipe, data, *, width, ema_decay, seed, steps_per_epoch, epochs, jit_
         seed=seed,
     )
     rate = _learning_rate(recipe, steps_per_epoch, epochs)
-    adam = keras.optimizers.Adam(rate, epsilon=1e-8)  # PyTorch's epsilon, not Keras's
-    diffusion.compile(optimizer=adam, jit_compile=jit_compile)
+    diffusion.compile(optimizer=adam(rate), jit_compile=jit_compile)
     return diffusion
+
+
+def adam(rate):
+    """PyTorch's Adam: its epsilon is not Keras's."""
+    return keras.optimizers.Adam(rate, epsilon=1e-8)
+
+
+def cosine_rate(rate, steps):
+    """What `course.rising_and_falling` says, as Keras has it."""
+    warmup, fall = course.rise_and_fall(steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, fall, warmup_target=rate, warmup_steps=warmup
+    )
 
 
 def _learning_rate(recipe, steps_per_epoch, epochs):
     """What `Recipe.learning_rate_at` says, as Keras has it."""
     rate = recipe.learning_rate
     if recipe.cosine:
-        warmup, fall = course.rise_and_fall(epochs * steps_per_epoch)
-        return keras.optimizers.schedules.CosineDecay(
-            0.0, fall, warmup_target=rate, warmup_steps=warmup
-        )
+        return cosine_rate(rate, epochs * steps_per_epoch)
     if recipe.decays:
         return keras.optimizers.schedules.ExponentialDecay(
             rate, steps_per_epoch, 0.1 ** (1 / epochs), staircase=True

@@ -65,10 +65,7 @@ class Recipe:
     def learning_rate_at(self, step, *, steps_per_epoch, epochs):
         """The rate of training step `step`, counted from 0."""
         if self.cosine:
-            warmup, fall = rise_and_fall(steps_per_epoch * epochs)
-            if step < warmup:
-                return self.learning_rate * step / warmup
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / fall))
+            return rising_and_falling(self.learning_rate, step, steps_per_epoch * epochs)
         if not self.decays:
             return self.learning_rate
         return self.learning_rate * 0.1 ** (math.floor(step / steps_per_epoch) / epochs)
@@ -78,6 +75,14 @@ def rise_and_fall(steps):
     """How many of a run's steps the rate rises in, and how many it falls in as a cosine."""
     warmup = max(1, min(200, steps // 10))
     return warmup, max(1, steps - warmup)
+
+
+def rising_and_falling(rate, step, steps):
+    """A rate that rises from 0 to `rate` and falls to 0 as a cosine, at a step, counted from 0, of `steps`."""
+    warmup, fall = rise_and_fall(steps)
+    if step < warmup:
+        return rate * step / warmup
+    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / fall))
 
 
 def best(recipe):

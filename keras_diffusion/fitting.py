@@ -13,7 +13,7 @@ import keras_diffusion
 from keras_diffusion import building, callbacks, illustrate, pipeline, runs, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
-from keras_diffusion.sessions import Session
+from keras_diffusion.sessions import PartSession
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "mlxtend")
 
@@ -36,7 +36,7 @@ def fit(
         run: `runs.Run`, its folders made.
         command: the command line that continues, for run.json and for Ctrl-C.
         resume: whether to go on from the newest checkpoint, where there is one.
-        checkpoints: dict of `minutes` and `steps` of `callbacks.Checkpoints`; None where nothing is said.
+        checkpoints: dict of arguments of `callbacks.Checkpoints`.
         say: function of a line.
 
     Returns:
@@ -55,7 +55,7 @@ def fit(
     earlier = run.read() if resume else {}
     if not resume:
         run.drop_checkpoints()
-    model = _last_model(run, say)
+    model = last_model(run, say)
     if model is None:
         model = building.model(
             asked.course,
@@ -70,29 +70,56 @@ def fit(
     else:
         _check_network(model.network, building.network(asked.course, data, width=asked.width))
     start = int(model.step.numpy())
+    record = _record(asked, data, command, from_step=start) | describe(model.network, model)
+    begin(run, record, earlier, start)
+    trained = PartSession(asked, data, run, model, every=checkpoints or {})
+    return finish(trained, command=command, say=say)
+
+
+def begin(run, record, earlier, start):
+    """Writes run.json before the first step of a session.
+
+    Args:
+        run: `runs.Run`.
+        record: what it will say, of this session.
+        earlier: what it said before; empty at the beginning.
+        start: steps done before.
+    """
     run.cut_metrics(start)
-    record = _record(asked, data, command, from_step=start) | _describe(model.network, model)
-    record["sessions"] = [*earlier.get("sessions", []), *record["sessions"]]
+    sessions = [*earlier.get("sessions", []), *record["sessions"]]
     figures = earlier["figures"] if start else []
-    run.write({**record, "status": "running", "figures": figures})
-    every = {name: value for name, value in (checkpoints or {}).items() if value is not None}
-    if not _trained(Session(asked, data, run, model, every=every), run):
-        run.update(status="interrupted", steps=int(model.step.numpy()))
-        say(f"stopped at step {int(model.step.numpy())}; to go on: {command}")
-        return False
-    with replacing(run.model) as path:
-        model.save(path)
-    run.update(**_outcome(run, model))
-    return True
+    run.write({**record, "sessions": sessions, "status": "running", "figures": figures})
 
 
-def _trained(session, run):
-    """Whether a session got to the end; a run that broke down says so."""
+def finish(session, *, command, say, result=lambda model: model):
+    """Trains to the end, and leaves the model.
+
+    Args:
+        session: `sessions.Session`.
+        command: what continues the run.
+        say: function of a line.
+        result: function of the trained model: the one that is saved.
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        NotFinite: where training broke down; run.json says so.
+    """
+    run = session.run
     try:
-        return session.train()
+        done = session.train()
     except callbacks.NotFinite as fault:
         run.update(status="interrupted", steps=session.step, fault=str(fault))
         raise
+    if not done:
+        run.update(status="interrupted", steps=session.step)
+        say(f"stopped at step {session.step}; to go on: {command}")
+        return False
+    with replacing(run.model) as path:
+        result(session.model).save(path)
+    run.update(**_outcome(run, session.step))
+    return True
 
 
 def _show(asked, data, run, *, command, say):
@@ -103,7 +130,7 @@ def _show(asked, data, run, *, command, say):
         network.summary(print_fn=lambda text, **_: say(text))
     scene = illustrate.Scene(None, network, data, recipe, run)
     drawn = illustrate.draw(scene, recipe.final_figures, say=say)
-    described = _describe(network) if network else {}
+    described = describe(network) if network else {}
     run.write(
         {
             **_record(asked, data, command, from_step=0),
@@ -115,7 +142,7 @@ def _show(asked, data, run, *, command, say):
     return True
 
 
-def _last_model(run, say):
+def last_model(run, say):
     """The model of the newest checkpoint that can be read; None without checkpoints."""
     found = run.checkpoint_files()
     for path in reversed(found):
@@ -140,7 +167,21 @@ def _check_network(found, ours):
 
 
 def _record(asked, data, command, *, from_step):
-    session = {
+    return {
+        "title": asked.course.title,
+        "parts": list(asked.course.parts),
+        "settings": settings.to_json(asked),
+        "data": {**data.identity(), "class_names": list(data.class_names)},
+        "command": command,
+        "sessions": [
+            session_record(from_step)
+        ],  # one each time that the run was started or went on
+    }
+
+
+def session_record(from_step):
+    """What run.json says of one go at training."""
+    return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
         "versions": _versions(),
@@ -150,17 +191,10 @@ def _record(asked, data, command, *, from_step):
             "system": f"{platform.system()} {platform.machine()}",
         },
     }
-    return {
-        "title": asked.course.title,
-        "parts": list(asked.course.parts),
-        "settings": settings.to_json(asked),
-        "data": {**data.identity(), "class_names": list(data.class_names)},
-        "command": command,
-        "sessions": [session],  # one each time that the run was started or went on
-    }
 
 
-def _describe(network, model=None):
+def describe(network, model=None):
+    """What run.json says of a network, and of the model that trains it."""
     described = {
         "network": network.name,
         "parameters": sum(int(np.prod(w.shape)) for w in network.trainable_weights),
@@ -179,7 +213,7 @@ def _describe(network, model=None):
     return described
 
 
-def _outcome(run, model):
+def _outcome(run, steps):
     """What the finished run came to: losses of each epoch and the time that its steps took."""
     rows, epochs = run.read_metrics(), []
     for epoch in sorted({row["epoch"] for row in rows}):
@@ -196,7 +230,7 @@ def _outcome(run, model):
         )
     return {
         "status": "finished",
-        "steps": int(model.step.numpy()),
+        "steps": steps,
         "epochs": epochs,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

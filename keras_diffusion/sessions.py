@@ -7,22 +7,28 @@ from keras_diffusion import callbacks, illustrate, pipeline
 
 
 class Session:
-    """Trains a run, writes its metrics and checkpoints, and draws its figures.
+    """Trains a run; writes its metrics and checkpoints.
 
     Args:
-        asked: `settings.Settings`.
+        model: `DiffusionModel`, compiled; its `step` says where the run stands.
         data: `data.ImageData`.
         run: `runs.Run`, run.json written.
-        model: `DiffusionModel`, compiled; its `step` says where the run stands.
+        epochs, batch_size, seed: of the training.
+        learning_rate_at: function of a step, counted from 0.
+        width: D, of what is said of the time that it takes.
         every: dict of arguments of `callbacks.Checkpoints`: how often one is written.
     """
 
-    def __init__(self, asked, data, run, model, *, every):
-        self.asked, self.data, self.run, self.model = asked, data, run, model
-        self.recipe, self.every = asked.course, every
+    def __init__(
+        self, model, data, run, *, epochs, batch_size, seed, learning_rate_at, width, every
+    ):
+        self.model, self.data, self.run = model, data, run
+        self.epochs, self.seed, self.width, self.every = epochs, seed, width, every
+        self.whole_batch = batch_size
+        self.learning_rate_at = learning_rate_at
         self.num_images = len(data.x_train)
-        self.steps_per_epoch = pipeline.steps_per_epoch(self.num_images, asked.batch_size)
-        self.num_steps = asked.epochs * self.steps_per_epoch
+        self.steps_per_epoch = pipeline.steps_per_epoch(self.num_images, batch_size)
+        self.num_steps = epochs * self.steps_per_epoch
 
     @property
     def step(self):
@@ -31,19 +37,13 @@ class Session:
 
     def batch_size(self, step):
         """Images in the batch of a step, counted from 0: an epoch's last batch is what is left."""
-        rest = self.num_images - step % self.steps_per_epoch * self.asked.batch_size
-        return min(rest, self.asked.batch_size)
+        rest = self.num_images - step % self.steps_per_epoch * self.whole_batch
+        return min(rest, self.whole_batch)
 
     def images_before(self, step):
         """Images in all the batches before a step."""
         epochs, steps = divmod(step, self.steps_per_epoch)
-        return epochs * self.num_images + steps * self.asked.batch_size
-
-    def learning_rate_at(self, step):
-        """The rate of a step, counted from 0."""
-        return self.recipe.learning_rate_at(
-            step, steps_per_epoch=self.steps_per_epoch, epochs=self.asked.epochs
-        )
+        return epochs * self.num_images + steps * self.whole_batch
 
     def train(self):
         """Trains to the end, or until Ctrl-C; whether it got there."""
@@ -54,7 +54,7 @@ class Session:
             batch_size_at=self.batch_size,
         )
         progress = callbacks.Progress(
-            total_images=self.asked.epochs * self.num_images,
+            total_images=self.epochs * self.num_images,
             start=self.images_before(self.step),
             metrics=metrics,
         )
@@ -64,11 +64,10 @@ class Session:
         stop = callbacks.CleanStop()
         say = progress.bar.write
         finish = callbacks.AfterEpochs(
-            lambda epoch: self._finish_epoch(epoch, say), steps_per_epoch=self.steps_per_epoch
+            lambda epoch: self.finish_epoch(epoch, say), steps_per_epoch=self.steps_per_epoch
         )
         try:
-            self._finish_last_epoch(say)
-            watching = [self._doctor(say)] if self.recipe.num_classes else []
+            self.begin(say)
             self._fit(
                 [
                     metrics,
@@ -76,7 +75,7 @@ class Session:
                     progress,
                     self._estimate(say),
                     checkpoints,
-                    *watching,
+                    *self.watching(say),
                     finish,
                     stop,
                 ]
@@ -89,23 +88,33 @@ class Session:
             metrics.close()
         return self.step >= self.num_steps
 
+    def begin(self, say):
+        """What there is to do before the first step."""
+
+    def watching(self, say):
+        """More callbacks."""
+        return []
+
+    def drawing(self):
+        """How long the figures take, in steps."""
+        return 0
+
+    def finish_epoch(self, epoch, say):
+        """Says the loss of an epoch, counted from 1."""
+        losses = [row["loss"] for row in self.run.read_metrics() if row["epoch"] == epoch]
+        last = losses[-100:]
+        say(
+            f"epoch {epoch}: mean loss {np.mean(losses):.4g}, of its last {len(last)} steps {np.mean(last):.4g}"
+        )
+
     def _estimate(self, say):
         return callbacks.TimeEstimate(
             steps=self.num_steps - self.step,
-            # A step is three passes over a batch: one forward, two backward.
-            drawing=illustrate.evaluations(self.recipe, self.asked.epochs)
-            / (3 * self.asked.batch_size),
-            width=self.asked.width,
+            drawing=self.drawing(),
+            width=self.width,
             has_gpu=bool(tf.config.list_physical_devices("GPU")),
             say=say,
         )
-
-    def _doctor(self, say):
-        """Looks whether the class is listened to, on the first images of each class."""
-        labels = self.data.y_train
-        chosen = np.concatenate([np.flatnonzero(labels == k)[:5] for k in np.unique(labels)])
-        images = self.data.x_train[chosen].astype(np.float32) / 255
-        return callbacks.GuidanceDoctor(images, labels[chosen], num_steps=0, say=say)
 
     def _fit(self, chain):
         """The rest of an epoch that was begun, then whole epochs."""
@@ -115,15 +124,15 @@ class Session:
             epoch += 1
             if self.model.stop_training:
                 return
-        if epoch < self.asked.epochs:
-            self._fit_epochs(epoch, self.asked.epochs, self.steps_per_epoch, chain)
+        if epoch < self.epochs:
+            self._fit_epochs(epoch, self.epochs, self.steps_per_epoch, chain)
 
     def _fit_epochs(self, first, last, steps, chain):
         batches = pipeline.training_batches(
             self.data.x_train,
             self.data.y_train,
-            batch_size=self.asked.batch_size,
-            seed=self.asked.seed,
+            batch_size=self.whole_batch,
+            seed=self.seed,
             start_step=self.step,
         )
         self.model.fit(
@@ -136,22 +145,59 @@ class Session:
             verbose=0,
         )
 
-    def _finish_last_epoch(self, say):
+
+class PartSession(Session):
+    """A session of a part of the course: draws its figures.
+
+    Args:
+        asked: `settings.Settings`.
+        data, run, model, every: as for `Session`.
+    """
+
+    def __init__(self, asked, data, run, model, *, every):
+        self.recipe = asked.course
+        super().__init__(
+            model,
+            data,
+            run,
+            epochs=asked.epochs,
+            batch_size=asked.batch_size,
+            seed=asked.seed,
+            learning_rate_at=self._rate,
+            width=asked.width,
+            every=every,
+        )
+
+    def _rate(self, step):
+        return self.recipe.learning_rate_at(
+            step, steps_per_epoch=self.steps_per_epoch, epochs=self.epochs
+        )
+
+    def drawing(self):
+        # A step is three passes over a batch: one forward, two backward.
+        return illustrate.evaluations(self.recipe, self.epochs) / (3 * self.whole_batch)
+
+    def begin(self, say):
         """Draws the figures of the epoch just done, where the run ended while it drew them."""
         epoch, begun = divmod(self.step, self.steps_per_epoch)
         # They are recorded together when the last of them is drawn.
         drawn = any(figure["epoch"] == epoch for figure in self.run.read()["figures"])
         if epoch and not begun and not drawn:
-            self._finish_epoch(epoch, say)
+            self.finish_epoch(epoch, say)
 
-    def _finish_epoch(self, epoch, say):
+    def watching(self, say):
+        """Looks whether the class is listened to, on the first images of each class."""
+        if not self.recipe.num_classes:
+            return []
+        labels = self.data.y_train
+        chosen = np.concatenate([np.flatnonzero(labels == k)[:5] for k in np.unique(labels)])
+        images = self.data.x_train[chosen].astype(np.float32) / 255
+        return [callbacks.GuidanceDoctor(images, labels[chosen], num_steps=0, say=say)]
+
+    def finish_epoch(self, epoch, say):
         """Says the epoch's loss and draws what the part owes at this epoch."""
-        losses = [row["loss"] for row in self.run.read_metrics() if row["epoch"] == epoch]
-        last = losses[-100:]
-        say(
-            f"epoch {epoch}: mean loss {np.mean(losses):.4f}, of its last {len(last)} steps {np.mean(last):.4f}"
-        )
-        is_last = epoch == self.asked.epochs
+        super().finish_epoch(epoch, say)
+        is_last = epoch == self.epochs
         names = list(self.recipe.figures) if is_last or epoch in self.recipe.figure_epochs else []
         names += [*self.recipe.final_figures, "loss"] if is_last else []
         if not names:

@@ -38,6 +38,8 @@ class DiffusionModel(keras.Model):
             loss is 1 at every t for the best linear guess; for a network of `precondition` (another's x0 would be
             weighed without bound near t = 0). Not together with min_snr.
         stratified: whether the times of a batch are spread evenly over (0, T], each still uniform, for a calmer loss.
+        sampling: dict of arguments of `sample` (sampler, num_steps, spacing, sharpen, eta, variance, guidance_scale,
+            guidance_interval) that hold where none is given; None: those of `sampling.samplers.usual`.
 
     Example:
         >>> model = DiffusionModel(unet(width=64, num_classes=10), linear_schedule(300))
@@ -61,6 +63,7 @@ class DiffusionModel(keras.Model):
         min_snr=None,
         data_std=None,
         stratified=False,
+        sampling=None,
         **kwargs,
     ):
         kwargs.setdefault("dtype", network.dtype_policy)
@@ -76,7 +79,9 @@ class DiffusionModel(keras.Model):
         self.min_snr = min_snr
         self.data_std = data_std
         self.stratified = stratified
-        self._check()
+        usual = samplers.usual(schedule, self.num_classes)
+        self.sampling = samplers.fill_in(dict(sampling or {}), usual)
+        self._check(sampling)
         self.ema_network = None
         if ema_decay is not None:
             self.ema_network = keras.models.clone_model(network)
@@ -91,7 +96,7 @@ class DiffusionModel(keras.Model):
         self._sampling_loop = None
         self.built = True
 
-    def _check(self):
+    def _check(self, sampling):
         predictions.row(self.prediction, 1.0, 0.0)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout: expected 0..1, got {self.label_dropout}")
@@ -110,6 +115,8 @@ class DiffusionModel(keras.Model):
             raise ValueError(
                 "prediction: 'eps' can't tell x0 where alpha = 0; use 'x0', 'v' or 'flow'"
             )
+        if sampling:
+            samplers.check_defaults(self.sampling, self.schedule, self.prediction)
         if "label" in self.inputs_used and not self.num_classes:
             raise ValueError(
                 "num_classes: expected the number of classes of a network with labels, got none"
@@ -160,21 +167,27 @@ class DiffusionModel(keras.Model):
         Returns:
             (xt [N, H, W, C], t/T [N], target [N, H, W, C]).
         """
-        eps = tf.random.stateless_normal(tf.shape(x0), self._key(step, _EPS), alg="philox")
+        eps = self._noise(x0, step)
         t = self._times(tf.shape(x0)[0], step)
         alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
         xt = alpha * x0 + sigma * eps
         target = predictions.target(self.prediction, alpha, sigma, x0=x0, eps=eps)
         return xt, tf.cast(t, tf.float32) / self.schedule.num_train_steps, target
 
+    def _noise(self, x0, step):
+        return tf.random.stateless_normal(tf.shape(x0), self._key(step, _EPS), alg="philox")
+
+    def _spread(self, count, step):
+        """Numbers in [0, 1), spread evenly, each uniform: float32 [N]."""
+        first = tf.random.stateless_uniform([], self._key(step, _TIME), alg="philox")
+        places = tf.range(count, dtype=tf.float32) / tf.cast(count, tf.float32)
+        return tf.math.floormod(first + places, 1.0)
+
     def _times(self, count, step):
         """A time for each image [N]: float in (0, T] for a continuous schedule, else int in 1..T."""
         steps, key = self.schedule.num_train_steps, self._key(step, _TIME)
         if self.stratified:
-            first = tf.random.stateless_uniform([], key, alg="philox")
-            u = tf.math.floormod(
-                first + tf.range(count, dtype=tf.float32) / tf.cast(count, tf.float32), 1.0
-            )
+            u = self._spread(count, step)
         elif self.schedule.continuous:
             u = tf.random.stateless_uniform([count], key, alg="philox")
         else:
@@ -290,9 +303,9 @@ class DiffusionModel(keras.Model):
             labels: int [N] in 0..num_classes (num_classes: no class); for a network without classes leave it out.
             num_images: N, in place of labels: images of no class.
             sampler, num_steps, spacing: as `sampling.plan` takes them; `options` are `sharpen` and the sampler's own.
-            guidance_scale: uncond + scale*(cond - uncond), a number or one for each image [N]: 1 is off; None means 5
-                with classes.
-            guidance_interval: (low, high) of t/T between which guidance acts; None: everywhere.
+                What isn't given is `self.sampling`'s, where it goes with what is.
+            guidance_scale: uncond + scale*(cond - uncond), a number or one for each image [N]: 1 is off.
+            guidance_interval: (low, high) of t/T between which guidance acts; (0, 1): everywhere.
             guidance_rescale: how far the spread of guided outputs is brought back, in [0, 1].
             start_from: float [H, W, C] or [N, H, W, C] in [0, 1]: an image that is noised to `strength`*T and drawn
                 anew from there (SDEdit).
@@ -312,8 +325,11 @@ class DiffusionModel(keras.Model):
         Raises:
             ValueError: where an argument is out of range.
         """
+        own = self.sampling
         if guidance_scale is None:
-            guidance_scale = samplers.GUIDANCE_SCALE if self.num_classes else 1.0
+            guidance_scale = own["guidance_scale"]
+        if guidance_interval is None:
+            guidance_interval = own.get("guidance_interval")
         asked = request.make(
             request.labels_of(labels, num_images, self.num_classes),
             image_shape=self.image_shape,
@@ -326,15 +342,10 @@ class DiffusionModel(keras.Model):
             start_from=start_from,
             keep=keep,
         )
-        plan = samplers.plan(
-            self.schedule,
-            self.prediction,
-            sampler=sampler,
-            num_steps=num_steps,
-            spacing=spacing,
-            strength=strength,
-            **options,
-        )
+        given = {"sampler": sampler, "num_steps": num_steps, "spacing": spacing, **options}
+        given = {name: value for name, value in given.items() if value is not None}
+        chosen = samplers.fill_in({**given, "strength": strength}, samplers.of_plan(own))
+        plan = samplers.plan(self.schedule, self.prediction, **chosen)
         run = self._loop().runner(guidance_rescale=guidance_rescale, clip=clip)
         weights = guidance.weights(plan, guidance_interval)
         return loop.drive(run, plan, asked, weights=weights, callback=callback, progress=progress)
@@ -359,6 +370,7 @@ class DiffusionModel(keras.Model):
             "min_snr": self.min_snr,
             "data_std": self.data_std,
             "stratified": self.stratified,
+            "sampling": self.sampling,
         }
 
     @classmethod

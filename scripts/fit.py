@@ -9,11 +9,7 @@ Writes OUT/run.json, metrics.csv, model.keras, checkpoints/, figures/. Ctrl-C sa
 import shlex
 import sys
 
-from keras_diffusion import cli, course, data, runs, settings
-from keras_diffusion.errors import UserError
-
-# What isn't a setting of the run: it may differ when the run goes on.
-_OF_THIS_CALL = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps")
+from keras_diffusion import cli, course, data, run_options, runs, settings
 
 
 def _count(name):
@@ -39,18 +35,7 @@ def parse(arguments):
     parser.add_argument(
         "--seed", type=cli.integer(0, settings.MOST["seed"]), metavar="S", help="of every draw (0)"
     )
-    parser.add_argument("--out", type=cli.name, help="folder of the run (runs/part-...)")
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    parser.add_argument("--force", action="store_true", help="replace a run that is there")
-    parser.add_argument(
-        "--checkpoint-minutes",
-        type=cli.number(0),
-        metavar="M",
-        help="most time between two checkpoints (5)",
-    )
-    parser.add_argument(
-        "--checkpoint-steps", type=cli.integer(1), metavar="K", help="one every K steps too"
-    )
+    run_options.add(parser, "runs/part-...")
     parser.add_argument("--xla", choices=settings.XLA, help="auto: on a GPU only (auto)")
     parser.add_argument("--precision", choices=settings.PRECISIONS, help="(float32)")
     parser.add_argument(
@@ -63,54 +48,27 @@ def parse(arguments):
 
 def open_run(options):
     """The run folder and its settings, checked before anything is touched."""
-    given = {name: value for name, value in vars(options).items() if name not in _OF_THIS_CALL}
+    given = {name: value for name, value in vars(options).items() if name not in run_options.NAMES}
     asked = settings.resolve(given)
     run = runs.Run(options.out or asked.folder)
-    if options.resume and options.force:
-        raise UserError("--resume and --force: expected one of them, got both")
-    if options.resume and not run.was_begun():
-        raise UserError(f"--resume: expected a run in {run.folder}, found none")
-    if options.resume and run.exists():
-        before = run.read()
+    before = run_options.earlier(options, run)
+    if before is not None:
         asked = settings.resolve(given, before["settings"])
-        if before["status"] == "finished":
-            raise UserError(
-                f"--resume: the run in {run.folder} is finished; --force trains it anew"
-            )
-    elif run.exists() and not options.force:
-        status = run.read()["status"]
-        advice = (
-            "--force replaces it"
-            if status == "finished"
-            else "--resume goes on, --force starts over"
-        )
-        state = "not finished, or still going on" if status == "running" else status
-        raise UserError(f"the run in {run.folder} is {state}; {advice}")
-    return asked, run
-
-
-def check_data(options, run, images):
-    """Whether a run that goes on has the data that it began with."""
-    if not (options.resume and run.exists()):
-        return
-    before, now = run.read()["data"].get("sha256", ""), images.identity()["sha256"]
-    if before != now:
-        raise UserError(
-            f"--resume: the data of this run was {before[:12]}..., now it is {now[:12]}..."
-        )
+    return asked, run, before
 
 
 def main():
     options = parse(sys.argv[1:])
-    asked, run = open_run(options)
+    asked, run, before = open_run(options)
     images = data.load(asked.data, notify=print)
     images = images.limit(asked.limit) if asked.limit else images
     cli.need("tensorflow", "matplotlib", "tqdm", "filelock", extra="train")
-    check_data(options, run, images)
+    run_options.check_data(before, images)
     run.create()
     with run.held():
-        asked, run = open_run(options)  # once more: meanwhile another process may have gone on
-        check_data(options, run, images)
+        # Once more: meanwhile another process may have gone on.
+        asked, run, before = open_run(options)
+        run_options.check_data(before, images)
         return fit(options, asked, images, run)
 
 
@@ -133,7 +91,7 @@ def fit(options, asked, images, run):
             run,
             command=command,
             resume=resume,
-            checkpoints={"minutes": options.checkpoint_minutes, "steps": options.checkpoint_steps},
+            checkpoints=run_options.checkpoints(options),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None

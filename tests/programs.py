@@ -17,6 +17,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {
     "fit": "scripts/fit.py",
+    "distill": "scripts/distill.py",
     "sample": "scripts/sample.py",
     "evaluate": "scripts/evaluate.py",
     "report": "scripts/report.py",

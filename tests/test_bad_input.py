@@ -529,6 +529,31 @@ SAMPLE = [
     ("going", "which is running"),
     ("bare", "expected a run that trained a model, got 'bare' without one"),
 ]
+DISTILL = [
+    ("", "RUN"),
+    ("no", "got 'no', which has no run.json"),
+    ("loop", "which has no run.json"),
+    ("stopped", "which is interrupted"),
+    ("bare", "expected a run that trained a model, got 'bare' without one"),
+    ("run --steps=0", "--steps: expected an integer of at least 1, got 0"),
+    ("run --spacing=cubic", "--spacing: expected uniform, quadratic, lam or times"),
+    ("run --teacher-steps=0", "--teacher-steps: expected an integer in 1..1000, got 0"),
+    ("run --guidance=inf", "--guidance: expected a number, got 'inf'"),
+    ("run --guidance-interval=0.5", "--guidance-interval: expected two numbers in 0..1"),
+    ("run --epochs=0", "--epochs: expected an integer in 1..1000000, got 0"),
+    ("run --batch-size=0", "--batch-size"),
+    ("run --rate=0", "--rate: expected a number in 1e-08..1, got '0'"),
+    ("run --seed=-1", "--seed"),
+    ("run --data=", "--data: expected a name, got ''"),
+    ("run --data=no.npz", "which doesn't exist"),
+    ("run --data=digits.npz --out=text.txt", "--out: expected a folder that can be written"),
+    ("run --out=", "--out: expected a name, got ''"),
+    ("run --out=run", "--out: expected another folder than the teacher's, got run"),
+    ("run --out=./run/. --force", "--out: expected another folder than the teacher's"),
+    ("run --out=stopped", "--resume goes on, --force starts over"),
+    ("run --out=stopped --resume --force", "got both"),
+    ("run --out=nowhere --resume", "--resume: expected a run in nowhere, found none"),
+]
 
 
 def rows():
@@ -541,7 +566,7 @@ def rows():
             yield program, [first, arguments], words
     for k, (arguments, words) in enumerate(ONNX_ONLY):
         yield (MODULE, "export")[k % 2], ["model.onnx", arguments], words
-    listed = {"fit": FIT, "evaluate": EVALUATE, "report": REPORT, "train_judge": TRAIN_JUDGE, "convert": CONVERT, "sample": SAMPLE}  # fmt: skip
+    listed = {"fit": FIT, "evaluate": EVALUATE, "report": REPORT, "train_judge": TRAIN_JUDGE, "convert": CONVERT, "sample": SAMPLE, "distill": DISTILL}  # fmt: skip
     for program, cases in listed.items():
         for arguments, words in cases:
             yield program, arguments.split(), words

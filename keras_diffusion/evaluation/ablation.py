@@ -12,10 +12,10 @@ import keras
 
 from keras_diffusion import building, course, pipeline, schedules, settings
 from keras_diffusion.errors import UserError, is_number
-from keras_diffusion.evaluation import distances, measure, subjects
+from keras_diffusion.evaluation import measure, subjects
 from keras_diffusion.files import read_json, replacing
 
-FORMAT = 1
+FORMAT = 2
 PART = "2.5"
 _LINEAR = schedules.linear_schedule(300).to_config()
 WAYS = {
@@ -119,16 +119,10 @@ def _train(name, data, *, width, epochs, seed):
 def _judge(model, name, judge, data, labels, real, seed):
     """Accuracy and distance of both ways to draw."""
     subject = subjects.of_model(model, name=name, class_names=data.class_names)
-    theirs = distances.moments(real.test.features)
-    found = {}
-    for way, asked in WAYS.items():
-        some = measure.judged(judge, subject.draw(labels, seed=seed, **asked), labels)
-        distance = distances.frechet_of_moments(distances.moments(some.features), theirs)
-        found[way] = {
-            "accuracy": float((some.read == labels).mean()),
-            "over_floor": distance / float(real.frechet_floor.mean()),
-        }
-    return found
+    return {
+        way: measure.score(judge, subject.draw(labels, seed=seed, **asked), labels, real)
+        for way, asked in WAYS.items()
+    }
 
 
 def describe(row):
@@ -142,7 +136,7 @@ def describe(row):
 
 def _is_row(row):
     numbers = [row["loss"], row["seconds"], *(v for way in WAYS for v in row[way].values())]
-    ways = all(set(row[way]) == {"accuracy", "over_floor"} for way in WAYS)
+    ways = all(set(row[way]) == {"accuracy", "frechet", "over_floor"} for way in WAYS)
     return row["name"] in NAMES and ways and all(map(is_number, numbers))
 
 

@@ -110,6 +110,28 @@ def _like(labels, data, rng):
     return np.concatenate(chosen)
 
 
+def score(judge, images, labels, real):
+    """The two figures that ways to draw are compared by, without intervals.
+
+    Args:
+        judge: `judge.Judge`.
+        images: float32 [N, H, W, C] in [0, 1].
+        labels: int [N].
+        real: `References` for these labels.
+
+    Returns:
+        dict of floats: `accuracy`, `frechet` from the test set, and `over_floor`, that in units of real images'.
+    """
+    some = judged(judge, images, labels)
+    theirs = distances.moments(real.test.features)
+    distance = distances.frechet_of_moments(distances.moments(some.features), theirs)
+    return {
+        "accuracy": float((some.read == labels).mean()),
+        "frechet": float(distance),
+        "over_floor": float(distance / real.frechet_floor.mean()),
+    }
+
+
 def least(features):
     """How many images each figure takes.
 

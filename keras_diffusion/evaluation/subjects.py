@@ -56,9 +56,7 @@ class Subject:
         Raises:
             UserError: where a value is out of range.
         """
-        plans = {k: v for k, v in given.items() if not k.startswith("guidance")}
-        own = {k: v for k, v in self.defaults.items() if not k.startswith("guidance")}
-        chosen = samplers.fill_in(plans, own)
+        chosen = samplers.fill_in(samplers.of_plan(given), samplers.of_plan(self.defaults))
         for name in ("guidance_scale", "guidance_interval"):
             value = given.get(name, self.defaults.get(name))
             if value is not None:
@@ -141,7 +139,7 @@ def of_model(model, *, name, class_names, trained_on=None):
         num_classes=model.num_classes,
         class_names=tuple(class_names),
         image_shape=model.image_shape,
-        defaults=samplers.usual(model.schedule, model.num_classes),
+        defaults=dict(model.sampling),
         trained_on=trained_on,
         weights=specs.weights_sha256(model.sampling_network.get_weights()),
     )

@@ -11,7 +11,7 @@ import pathlib
 
 from keras_diffusion import figures
 from keras_diffusion.errors import UserError, is_integer
-from keras_diffusion.evaluation import distances, measure, subjects
+from keras_diffusion.evaluation import measure, subjects
 from keras_diffusion.files import read_json, replacing
 from keras_diffusion.spec import are_finite, is_finite
 
@@ -104,7 +104,6 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     }  # fmt: skip
     rows = _earlier(folder, identity)
     real = measure.references(judge, data, labels)
-    theirs = distances.moments(real.test.features)
     floor = float(real.frechet_floor.mean())
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, identity, rows, floor)
@@ -112,14 +111,10 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     left = [way for way in ways if _key(way) not in done]
     for k, way in enumerate(left, 1):
         images = subject.draw(labels, seed=seed, **_drawn(way))
-        some = measure.judged(judge, images, labels)
-        distance = distances.frechet_of_moments(distances.moments(some.features), theirs)
         row = {
             **way,
             "calls": subject.calls(**_drawn(way)),
-            "accuracy": float((some.read == labels).mean()),
-            "frechet": distance,
-            "over_floor": distance / floor,
+            **measure.score(judge, images, labels, real),
         }
         rows.append(row)
         say(f"{k} of {len(left)}: {describe(row)}")

@@ -83,7 +83,7 @@ def default_sampling(model, given=None):
         model: `DiffusionModel`.
         given: dict of arguments of `sample`.
     """
-    return samplers.fill_in(given or {}, samplers.usual(model.schedule, model.num_classes))
+    return samplers.fill_in(given or {}, model.sampling)
 
 
 def _rows(model, defaults):

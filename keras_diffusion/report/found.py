@@ -174,6 +174,8 @@ def read(folder):
     """
     run = runs.Run(folder)
     record = run.read()
+    if "distilled" in record:
+        raise UserError("a distilled run, which is no part of the course")
     asked = settings.from_json(record["settings"])
     _check(record)
     rows = run.read_metrics()

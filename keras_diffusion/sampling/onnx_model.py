@@ -154,8 +154,7 @@ class _Exported:
     def plan(self, **asked):
         """The tableau of what is asked, the spec's defaults in place of what is None; as `samplers.plan`."""
         given = {name: value for name, value in asked.items() if value is not None}
-        defaults = {k: v for k, v in self.spec.defaults.items() if not k.startswith("guidance")}
-        chosen = samplers.fill_in(given, defaults)
+        chosen = samplers.fill_in(given, samplers.of_plan(self.spec.defaults))
         return samplers.plan(self.spec.make_schedule(), self.spec.prediction, **chosen)
 
     def run(self, given):

@@ -27,22 +27,39 @@ def add_defaults(parser, *, own=False):
         own: whether what isn't given is the model's own default.
     """
 
-    def add(name, help, usual, **options):
-        default = "the model's" if own else usual
-        parser.add_argument(name, help=f"{help} ({default})", **options)
-
+    add = _adder(parser, own)
     flow = "ddpm; euler for flows"
     add("--sampler", ", ".join(SAMPLERS), flow, choices=tuple(SAMPLERS), metavar="NAME")
-    add("--steps", "from T to 0", "20", type=cli.integer(1), metavar="S")
-    spacings = f"{', '.join(SPACINGS)} or times like 300,120,40"
-    add("--spacing", spacings, "uniform", type=_spacing, metavar="NAME")
+    add_times(parser, "20", own=own)
     add("--eta", "of ddim: 0 adds no noise, 1 as much as ddpm", "0", type=cli.number(0, 1))
     variances = ("beta_tilde", "beta")
     add("--variance", "of ddpm: beta_tilde, beta", "beta_tilde", choices=variances, metavar="NAME")
     add("--sharpen", "pixels towards black and white, at the end", "0", type=cli.number(0, 1))
+    add_guidance(parser, "5 with classes", own=own)
+
+
+def add_times(parser, usual, *, own=False):
+    """Adds the options of the times, `usual` steps unless told otherwise; the rest as `add_defaults`."""
+    add = _adder(parser, own)
+    add("--steps", "from T to 0", usual, type=cli.integer(1), metavar="S")
+    spacings = f"{', '.join(SPACINGS)} or times like 300,120,40"
+    add("--spacing", spacings, "uniform", type=_spacing, metavar="NAME")
+
+
+def add_guidance(parser, usual, *, own=False):
+    """Adds the options of guidance, of scale `usual` unless told otherwise; the rest as `add_defaults`."""
+    add = _adder(parser, own)
     guided = "1 is off, 0 ignores the class, less goes away from it"
-    add("--guidance", guided, "5 with classes", type=cli.number(), metavar="SCALE")
+    add("--guidance", guided, usual, type=cli.number(), metavar="SCALE")
     add("--guidance-interval", "of t/T", "0,1", type=_interval, metavar="LOW,HIGH")
+
+
+def _adder(parser, own):
+    def add(name, help, usual, **options):
+        default = "the model's" if own else usual
+        parser.add_argument(name, help=f"{help} ({default})", **options)
+
+    return add
 
 
 def add(parser, *, own=False):

@@ -7,7 +7,7 @@ s = 0, the clean image.
 import numpy as np
 
 from keras_diffusion.errors import is_number, shown
-from keras_diffusion.sampling import tableau
+from keras_diffusion.sampling import guidance, tableau
 from keras_diffusion.sampling.times import NUM_STEPS, spaced_times
 
 
@@ -175,6 +175,31 @@ def usual(schedule, num_classes):
         "num_steps": min(NUM_STEPS, schedule.num_train_steps),
         "guidance_scale": GUIDANCE_SCALE if num_classes else 1.0,
     }
+
+
+def of_plan(asked):
+    """Those arguments of `sample` that `plan` takes, of a model's defaults."""
+    return {name: value for name, value in asked.items() if not name.startswith("guidance")}
+
+
+def check_defaults(asked, schedule, prediction):
+    """Whether a model can draw by its defaults.
+
+    Args:
+        asked: dict of arguments of `sample`.
+        schedule, prediction: of the model.
+
+    Raises:
+        ValueError: where one is unknown or out of range.
+    """
+    made = plan(schedule, prediction, **of_plan(asked))
+    others = set(asked) - set(of_plan(asked)) - {"guidance_scale", "guidance_interval"}
+    if others:
+        raise ValueError(f"sampling: expected arguments of sample, got {shown(min(others))}")
+    scale = asked.get("guidance_scale", 1.0)
+    if not is_number(scale) or not np.isfinite(scale):
+        raise ValueError(f"guidance_scale: expected a number, got {shown(scale)}")
+    guidance.weights(made, asked.get("guidance_interval"))
 
 
 def fill_in(given, defaults):

@@ -1,0 +1,80 @@
+"""The command line of programs that train in a run folder: where, from the beginning or going on, saved how often."""
+
+from keras_diffusion import cli
+from keras_diffusion.errors import UserError
+
+NAMES = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps")
+
+
+def add(parser, usual):
+    """Adds the options.
+
+    Args:
+        parser: `argparse.ArgumentParser`.
+        usual: what the help says of the folder.
+    """
+    parser.add_argument("--out", type=cli.name, help=f"folder of the run ({usual})")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--force", action="store_true", help="replace a run that is there")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=cli.number(0),
+        metavar="M",
+        help="most time between two checkpoints (5)",
+    )
+    parser.add_argument(
+        "--checkpoint-steps", type=cli.integer(1), metavar="K", help="one every K steps too"
+    )
+
+
+def checkpoints(options):
+    """Arguments of `callbacks.Checkpoints` that were given."""
+    given = {"minutes": options.checkpoint_minutes, "steps": options.checkpoint_steps}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def earlier(options, run):
+    """run.json of the run that goes on; None where one begins.
+
+    Args:
+        options: the command line.
+        run: `runs.Run`.
+
+    Raises:
+        UserError: where there is nothing to go on with, or something that would be replaced.
+    """
+    if options.resume and options.force:
+        raise UserError("--resume and --force: expected one of them, got both")
+    if options.resume and not run.was_begun():
+        raise UserError(f"--resume: expected a run in {run.folder}, found none")
+    if not run.exists() or options.force:
+        return None
+    record = run.read()
+    status = record["status"]
+    if not options.resume:
+        again = "--resume goes on, --force starts over"
+        advice = "--force replaces it" if status == "finished" else again
+        state = "not finished, or still going on" if status == "running" else status
+        raise UserError(f"the run in {run.folder} is {state}; {advice}")
+    if status == "finished":
+        raise UserError(f"--resume: the run in {run.folder} is finished; --force trains it anew")
+    return record
+
+
+def check_data(record, images):
+    """Whether a run that goes on has the data that it began with.
+
+    Args:
+        record: as `earlier` gives it.
+        images: `data.ImageData`.
+
+    Raises:
+        UserError: where it hasn't.
+    """
+    if record is None:
+        return
+    before, now = record["data"].get("sha256", ""), images.identity()["sha256"]
+    if before != now:
+        raise UserError(
+            f"--resume: the data of this run was {before[:12]}..., now it is {now[:12]}..."
+        )
