@@ -30,7 +30,7 @@ def parse(arguments):
         metavar="float16,int8,tflite",
         help="ONNX files with smaller weights; one call of the network for TensorFlow Lite",
     )
-    sampling_options.add_defaults(parser)
+    sampling_options.add_defaults(parser, own=True)
     parser.add_argument(
         "--best",
         type=cli.name,
@@ -60,11 +60,14 @@ def describe(record):
     """What the spec says of the run; no path of this machine."""
     settings = {**record["settings"], "data": _last_name(record["settings"].get("data"))}
     data = {key: value for key, value in record["data"].items() if key != "class_names"}
-    return {
+    told = {
         **{name: record.get(name) for name in ("title", "parts", "steps", "ema_decay")},
         "settings": settings,
         "data": {**data, "source": _last_name(data.get("source"))},
     }
+    if runs.DISTILLED in record:
+        told[runs.DISTILLED] = record[runs.DISTILLED]
+    return told
 
 
 def _last_name(path):

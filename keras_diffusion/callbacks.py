@@ -89,7 +89,7 @@ class FiniteLoss(keras.callbacks.Callback):
 
 def _broken_down(model, what, got):
     return NotFinite(
-        f"step {int(model.step.numpy())}: expected a finite {what}, got {got}; --resume would take the same steps again: start over with --force and another --seed or --batch-size, in --precision float32"
+        f"step {int(model.step.numpy())}: expected a finite {what}, got {got}; --resume would take the same steps again: start over with --force and another --seed or --batch-size; float32 is the safest precision"
     )
 
 
@@ -206,7 +206,10 @@ class TimeEstimate(keras.callbacks.Callback):
 def time_advice(seconds_per_step, steps, drawing, width, has_gpu):
     """The line that `TimeEstimate` says. The time of a step grows with about the 1.8th power of the width."""
     total = seconds_per_step * (steps + drawing)
-    line = f"{steps} steps of {seconds_per_step:.2f} s, and the figures: about {duration(total)} at width {width} on this machine"
+    figures = ", and the figures" if drawing else ""
+    line = f"{steps} steps of {seconds_per_step:.2f} s{figures}: about {duration(total)} at width {width} on this machine"
+    if not drawing:  # a student has its teacher's width
+        return line
     for smaller in (64, 48, 32, 24, 16):
         shorter = total * (smaller / width) ** 1.8
         if total > 3600 and not has_gpu and smaller < width and shorter < 1800:

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import schedules
+from keras_diffusion import predictions, schedules
 from keras_diffusion.errors import is_integer, is_number
 from keras_diffusion.nn.blocks import BatchNorm
-from keras_diffusion.sampling import guidance, samplers, times
+from keras_diffusion.sampling import guidance, samplers
+from keras_diffusion.sampling.times import few_times
 from keras_diffusion.training import DiffusionModel
 
 
@@ -35,7 +36,8 @@ class Distillation(DiffusionModel):
         teacher_steps: steps of the teacher in one of the student's.
         guidance_scale, guidance_interval: of the teacher, as `DiffusionModel.sample` takes them.
         label_dropout: probability with which an image's class is hidden: there both learn to draw without.
-        ema_decay, num_classes, seed, min_snr, data_std: as for `DiffusionModel`.
+        ema_decay, num_classes, seed: as for `DiffusionModel`.
+        data_std: as for `DiffusionModel`; None weighs the error of x0 by max(SNR, 1), so that the first call counts.
 
     Example:
         >>> distillation = distill(model, num_steps=10, guidance_scale=1.5, guidance_interval=(0.35, 0.7))
@@ -46,8 +48,6 @@ class Distillation(DiffusionModel):
     Reference: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models"; Meng et al. 2023, "On
     Distillation of Guided Diffusion Models" (guidance).
     """
-
-    supports_jit = False  # as many images are called twice as are guided in the batch at hand
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Distillation(DiffusionModel):
         **kwargs,
     ):
         self.times = [float(t) for t in times]
+        _check(teacher, teacher_steps, guidance_scale)
         drawing = {"sampler": "ddim", "spacing": self.times}
         guided = {"guidance_scale": 1.0} if "label" in teacher.input else {}
         super().__init__(network, schedule, sampling={**drawing, **guided}, **kwargs)
@@ -70,12 +71,9 @@ class Distillation(DiffusionModel):
         _hold_biases(network)
         self.teacher_steps, self.guidance_scale = teacher_steps, guidance_scale
         self.guidance_interval = guidance_interval
-        if not is_integer(teacher_steps) or teacher_steps < 1:
-            raise ValueError(f"teacher_steps: expected a positive integer, got {teacher_steps!r}")
-        if not is_number(guidance_scale):
-            raise ValueError(f"guidance_scale: expected a number, got {guidance_scale!r}")
+        self.supports_jit = False  # the number of images that are called twice isn't fixed
         self._plan = samplers.plan(schedule, self.prediction, sampler="ddim", spacing=self.times)
-        fine = _between(np.append(self.times, 0.0), teacher_steps)
+        fine = _between(np.append(self.times, 0.0), teacher_steps, whole=not schedule.continuous)
         self._fine = samplers.plan(schedule, self.prediction, sampler="ddim", spacing=fine[:-1])
         self._guided = guidance.scale_now(
             guidance_scale, guidance.weights(self._fine, guidance_interval)
@@ -91,7 +89,6 @@ class Distillation(DiffusionModel):
             ema_decay=None,
             num_classes=self.num_classes,
             seed=self.seed,
-            min_snr=self.min_snr,
             data_std=self.data_std,
             sampling=self.sampling,
         )
@@ -105,6 +102,14 @@ class Distillation(DiffusionModel):
         t = tf.gather(tf.constant(self._plan.t / self._plan.num_train_steps, tf.float32), rows)
         out = self.denoise(xt, t, label, network=network)
         return tf.reduce_mean(self._weight(t) * tf.square(target - out))
+
+    def _weight(self, t):
+        if self.data_std is not None:
+            return super()._weight(t)
+        alpha, sigma = self._levels(t)
+        return predictions.min_snr_weight(
+            self.prediction, alpha, sigma, gamma=1.0, minimum=tf.maximum
+        )
 
     def _rows(self, count, step):
         """Which of the student's calls each image is for: int32 [N], spread evenly."""
@@ -171,11 +176,11 @@ class Distillation(DiffusionModel):
 def distill(
     model, *, num_steps=None, spacing="uniform", ema_decay=0.999, label_dropout=0.1, **options
 ):
-    """A `Distillation` of a trained model, whose student begins as the teacher.
+    """A `Distillation` of a trained model, whose student begins as the teacher; unguided unless told otherwise.
 
     Args:
         model: `DiffusionModel` that draws from noise.
-        num_steps, spacing: the student's times, as `DiffusionModel.sample` takes them.
+        num_steps, spacing: the student's times, as `DiffusionModel.sample` takes them; 10 unless told otherwise.
         ema_decay, label_dropout: of `Distillation`.
         options: further arguments of `Distillation`.
 
@@ -187,15 +192,14 @@ def distill(
     """
     if model.schedule.num_train_steps == 1:
         raise ValueError("model: expected one that draws from noise, got a one-step denoiser")
-    grid = times.spaced_times(model.schedule, num_steps, spacing=spacing)
+    grid = few_times(model.schedule, num_steps, spacing=spacing)
     return Distillation(
         _sampling_copy(model),
         model.schedule,
         teacher=_sampling_copy(model),
-        times=grid[:-1],
+        times=grid,
         prediction=model.prediction,
         num_classes=model.num_classes,
-        min_snr=model.min_snr,
         data_std=model.data_std,
         ema_decay=ema_decay,
         label_dropout=label_dropout,
@@ -221,13 +225,26 @@ def _sampling_copy(model):
     return made
 
 
-def _between(edges, count):
-    """Times with `count` steps between each two of edges [S+1]: [S*count + 1]."""
-    parts = [
-        np.linspace(start, end, count, endpoint=False)
-        for start, end in zip(edges[:-1], edges[1:], strict=True)
-    ]
+def _between(edges, count, *, whole):
+    """Times with `count` steps between each two of edges [S+1]: [S*count + 1]; whole numbers between, where there is room."""
+    parts = []
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        part = np.linspace(start, end, count, endpoint=False)
+        rounded = np.append(part[:1], np.round(part[1:]))
+        falls = (np.diff(np.append(rounded, end)) < 0).all()
+        parts.append(rounded if whole and falls else part)
     return np.append(np.concatenate(parts), edges[-1])
+
+
+def _check(teacher, teacher_steps, guidance_scale):
+    if not is_integer(teacher_steps) or teacher_steps < 1:
+        raise ValueError(f"teacher_steps: expected a positive integer, got {teacher_steps!r}")
+    if not is_number(guidance_scale) or not np.isfinite(guidance_scale):
+        raise ValueError(f"guidance_scale: expected a number, got {guidance_scale!r}")
+    if guidance_scale != 1 and "label" not in teacher.input:
+        raise ValueError(
+            f"guidance_scale: expected 1 for a network without classes, got {guidance_scale!r}"
+        )
 
 
 def _of(column, rows):

@@ -1,69 +1,18 @@
 """One distillation, from a finished run to the run folder of its student."""
 
-import dataclasses
-from dataclasses import dataclass
-
-import keras
-
-from keras_diffusion import building, course, distillation, fitting, pipeline
+from keras_diffusion import building, course, distillation, fitting, pipeline, settings
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
+from keras_diffusion.runs import DISTILLED
 from keras_diffusion.sampling import options
 from keras_diffusion.sessions import Session
 
-KEY = "distilled"  # of run.json, where `Asked` stands
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Everything that decides what a student becomes, besides its teacher, whose precision is the student's, and the data.
-
-    Attributes:
-        times: of the student's calls, falling from T.
-        teacher_steps, guidance_scale, guidance_interval: as for `Distillation`.
-        epochs, batch_size, learning_rate: of Adam; the rate rises from 0 over the first steps and falls to 0 as a cosine.
-        seed: of every draw.
-    """
-
-    times: tuple
-    teacher_steps: int = 3
-    guidance_scale: float = 1.0
-    guidance_interval: tuple | None = None
-    epochs: int = 5
-    batch_size: int = 128
-    learning_rate: float = 5e-4
-    seed: int = 0
-
-
-def to_json(asked):
-    """Settings as a dict of JSON's types."""
-    fields = dataclasses.asdict(asked)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-
-
-def check_same(asked, before):
-    """Whether a distillation that goes on is asked for what it began with.
-
-    Args:
-        asked: `Asked`.
-        before: run.json.
-
-    Raises:
-        UserError: where it isn't, or that run isn't a distillation.
-    """
-    if not isinstance(before.get(KEY), dict):
-        raise UserError("--resume: expected a run of distill.py, got one of fit.py; use fit.py")
-    for name, now in to_json(asked).items():
-        was = before[KEY].get(name)
-        if was != now:
-            raise UserError(f"--resume: {name} was {was} in this run and is {now} now")
-
 
 def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoints=None, say=print):
-    """Trains a student, or goes on with it.
+    """Trains a student, or goes on with it. Nothing of an earlier run there is touched before all is in order.
 
     Args:
-        asked: `Asked`.
+        asked: `student.Asked`.
         teacher: `DiffusionModel` of a finished run.
         data: `data.ImageData`.
         run: `runs.Run` of the student, its folders made.
@@ -77,26 +26,27 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         Whether the run is finished.
 
     Raises:
-        UserError: as `fitting.fit`; where the run that goes on has another teacher, the data aren't such images as it
-            draws, or its guidance is out of range.
+        UserError: as `fitting.fit`; where the run that goes on has another teacher, or the data aren't such images as it
+            draws.
     """
     _check_data(teacher, data)
-    keras.utils.set_random_seed(asked.seed)
     weights = specs.weights_sha256(teacher.sampling_network.get_weights())
-    if earlier is None:
-        run.drop_checkpoints()
-    elif earlier[KEY].get("teacher") != weights:
+    if earlier is not None and earlier[DISTILLED].get("teacher") != weights:
         raise UserError("--resume: expected the teacher that the run began with, got another")
     steps = asked.epochs * pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
-    model = fitting.last_model(run, say) or _begin(asked, teacher, steps)
+    model = fitting.last_model(run, say) if earlier is not None else None
+    model = model or _begin(asked, teacher, steps)
+    if earlier is None:
+        run.clear()
     start = int(model.step.numpy())
     told = {
-        **{name: record[name] for name in ("title", "parts", "settings") if name in record},
+        **{name: record[name] for name in ("title", "parts") if name in record},
+        "settings": _settings(asked, data, record),
         "data": {**data.identity(), "class_names": list(data.class_names)},
         "command": command,
         "sessions": [fitting.session_record(start)],
-        **fitting.describe(model.network, model),
-        KEY: {**to_json(asked), "teacher": weights},
+        **fitting.describe(teacher.network, model),
+        DISTILLED: {**asked.to_json(), "teacher": weights},
     }
     fitting.begin(run, told, earlier or {}, start)
     session = Session(
@@ -107,10 +57,16 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         batch_size=asked.batch_size,
         seed=asked.seed,
         learning_rate_at=lambda step: course.rising_and_falling(asked.learning_rate, step, steps),
-        width=record["settings"].get("width", 0),
+        width=told["settings"]["width"],
         every=checkpoints or {},
     )
     return fitting.finish(session, command=command, say=say, result=lambda model: model.student())
+
+
+def _settings(asked, data, record):
+    """The teacher's settings, with the student's own where they differ."""
+    own = {name: getattr(asked, name) for name in ("epochs", "batch_size", "seed", "data", "limit")}
+    return settings.to_json(settings.from_json({**record["settings"], **own}))
 
 
 def _check_data(teacher, data):
@@ -131,11 +87,11 @@ def _begin(asked, teacher, steps):
             teacher,
             spacing=asked.times,
             teacher_steps=asked.teacher_steps,
-            guidance_scale=asked.guidance_scale,
+            guidance_scale=asked.guidance,
             guidance_interval=asked.guidance_interval,
             seed=asked.seed,
         )
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
-    model.compile(optimizer=building.adam(building.cosine_rate(asked.learning_rate, steps)))
+    model.compile(optimizer=building.adam(building.cosine_rate(asked.rate, steps)))
     return model

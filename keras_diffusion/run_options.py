@@ -1,5 +1,9 @@
 """The command line of programs that train in a run folder: where, from the beginning or going on, saved how often."""
 
+import contextlib
+import shlex
+import sys
+
 from keras_diffusion import cli
 from keras_diffusion.errors import UserError
 
@@ -31,6 +35,17 @@ def checkpoints(options):
     """Arguments of `callbacks.Checkpoints` that were given."""
     given = {"minutes": options.checkpoint_minutes, "steps": options.checkpoint_steps}
     return {name: value for name, value in given.items() if value is not None}
+
+
+@contextlib.contextmanager
+def telling_how_to_go_on():
+    """The command line that goes on with what this one began; a Ctrl-C inside says it too."""
+    words = [word for word in sys.argv if word not in ("--force", "--resume")]
+    command = shlex.join(["python", *words, "--resume"])
+    try:
+        yield command
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None
 
 
 def earlier(options, run):

@@ -44,6 +44,19 @@ DEFAULTS: dict[str, Callable[[Any], bool]] = {
     "guidance_scale": is_finite,
     "guidance_interval": are_finite,
 }
+
+
+def check_defaults(defaults):
+    """Whether these are arguments of `sample` that a model can have defaults for, each of its type.
+
+    Raises:
+        ValueError: where one isn't.
+    """
+    for name, value in defaults.items():
+        _expect(name in DEFAULTS, "defaults", f"some of {tuple(DEFAULTS)}", name)
+        _expect(DEFAULTS[name](value), f"defaults: {name}", "another type", value)
+
+
 # Bounds on what a file may claim, checked before memory is taken.
 MAX_TEXT = 2**24
 MAX_NUMBER = 3e38  # of a default: float32's
@@ -97,9 +110,7 @@ class Spec:
         _expect(self.guidance == GUIDANCE, "guidance", repr(GUIDANCE), self.guidance)
         _expect(tuple(self.data_range) == (0, 1), "data_range", "[0, 1]", self.data_range)
         _check_sizes(self)
-        for name, value in self.defaults.items():
-            _expect(name in DEFAULTS, "defaults", f"some of {tuple(DEFAULTS)}", name)
-            _expect(DEFAULTS[name](value), f"defaults: {name}", "another type", value)
+        check_defaults(self.defaults)
         names = self.class_names
         _expect(all(map(_is_text, names)), "class_names", "texts", names)
         for name in ("image_shape", "class_names", "data_range"):

@@ -79,9 +79,9 @@ class DiffusionModel(keras.Model):
         self.min_snr = min_snr
         self.data_std = data_std
         self.stratified = stratified
-        usual = samplers.usual(schedule, self.num_classes)
-        self.sampling = samplers.fill_in(dict(sampling or {}), usual)
-        self._check(sampling)
+        self._check()
+        own = {} if sampling is None else samplers.as_defaults(sampling, schedule, prediction)
+        self.sampling = samplers.fill_in(own, samplers.usual(schedule, self.num_classes))
         self.ema_network = None
         if ema_decay is not None:
             self.ema_network = keras.models.clone_model(network)
@@ -96,7 +96,7 @@ class DiffusionModel(keras.Model):
         self._sampling_loop = None
         self.built = True
 
-    def _check(self, sampling):
+    def _check(self):
         predictions.row(self.prediction, 1.0, 0.0)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout: expected 0..1, got {self.label_dropout}")
@@ -115,8 +115,6 @@ class DiffusionModel(keras.Model):
             raise ValueError(
                 "prediction: 'eps' can't tell x0 where alpha = 0; use 'x0', 'v' or 'flow'"
             )
-        if sampling:
-            samplers.check_defaults(self.sampling, self.schedule, self.prediction)
         if "label" in self.inputs_used and not self.num_classes:
             raise ValueError(
                 "num_classes: expected the number of classes of a network with labels, got none"
@@ -230,14 +228,18 @@ class DiffusionModel(keras.Model):
         """The weight of the squared error at t/T [N]: [N, 1, 1, 1], or 1."""
         if self.min_snr is None and self.data_std is None:
             return 1.0
-        t = t * self.schedule.num_train_steps
-        t = t if self.schedule.continuous else tf.cast(tf.round(t), tf.int32)
-        alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
+        alpha, sigma = self._levels(t)
         if self.data_std is not None:
             return predictions.unit_weight(self.prediction, alpha, sigma, std=self.data_std)
         return predictions.min_snr_weight(
             self.prediction, alpha, sigma, gamma=self.min_snr, minimum=tf.minimum
         )
+
+    def _levels(self, t):
+        """alpha and sigma at t/T [N], each [N, 1, 1, 1]."""
+        t = t * self.schedule.num_train_steps
+        t = t if self.schedule.continuous else tf.cast(tf.round(t), tf.int32)
+        return tuple(look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
 
     def train_step(self, data):
         """One optimizer step on a batch: images float [N, H, W, C] in [0, 1], labels int [N]."""

@@ -7,108 +7,81 @@ saves; --resume goes on.
 """
 
 import os
-import shlex
 import sys
 
-from keras_diffusion import cli, data, run_options, runs, settings
+from keras_diffusion import cli, data, run_options, runs, settings, student
 from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import options as sampling_options
-from keras_diffusion.sampling.times import spaced_times
 
 
 def parse(arguments):
-    """The command line."""
+    """The command line; None where an option wasn't given."""
     parser = cli.Parser(prog="distill.py", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="folder of the teacher: a finished run of 2.x")
+    add = parser.add_argument
+    add("run", metavar="RUN", help="folder of the teacher: a finished run of part 2.x")
     sampling_options.add_times(parser, "10")
-    parser.add_argument(
-        "--teacher-steps",
-        type=cli.integer(1, 1000),
-        default=3,
-        metavar="K",
-        help="of the teacher in one of the student's (3)",
-    )
+    steps = "of the teacher in one of the student's (3)"
+    add("--teacher-steps", type=cli.integer(1, 1000), metavar="K", help=steps)
     sampling_options.add_guidance(parser, "1")
-    parser.add_argument("--epochs", type=cli.integer(1, settings.MOST["epochs"]), default=5)
-    parser.add_argument(
-        "--batch-size", type=cli.integer(1, settings.MOST["batch_size"]), default=128, metavar="B"
-    )
-    parser.add_argument("--rate", type=cli.number(1e-8, 1), default=5e-4, help="of Adam (0.0005)")
-    parser.add_argument("--data", type=cli.name, help="as for fit.py (what the run was trained on)")
-    parser.add_argument("--limit", type=cli.integer(1), metavar="N", help="the first N images only")
-    parser.add_argument("--seed", type=cli.integer(0, settings.MOST["seed"]), default=0)
+    add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5)")
+    add("--batch-size", type=cli.integer(1, settings.MOST["batch_size"]), metavar="B", help="(128)")
+    add("--rate", type=cli.number(1e-8, 1), help="of Adam (0.0005)")
+    add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
+    add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")
+    add("--seed", type=cli.integer(0, settings.MOST["seed"]), help="of every draw (0)")
     run_options.add(parser, "RUN-distilled")
     return parser.parse_args(arguments)
+
+
+def open_run(options, record):
+    """What is asked, and run.json of the student that goes on, or None; checked before anything is touched."""
+    run = runs.Run(options.out or f"{os.path.relpath(os.path.abspath(options.run))}-distilled")
+    if os.path.realpath(run.folder) == os.path.realpath(options.run):
+        raise UserError(f"--out: expected another folder than the teacher's, got {run.folder}")
+    before = run_options.earlier(options, run)
+    others = {"run", *run_options.NAMES}
+    given = {name: value for name, value in vars(options).items() if name not in others}
+    return student.resolve(given, record, before), run, before
 
 
 def main():
     options = parse(sys.argv[1:])
     teacher, record = runs.finished(options.run)
-    run = runs.Run(options.out or f"{os.path.normpath(options.run)}-distilled")
-    if os.path.realpath(run.folder) == os.path.realpath(teacher.folder):
-        raise UserError(f"--out: expected another folder than the teacher's, got {run.folder}")
-    run_options.earlier(options, run)
-    trained = settings.from_json(record["settings"])
-    images = data.load(options.data or trained.data, notify=print)
-    limit = options.limit or trained.limit
-    images = images.limit(limit) if limit else images
+    asked, run, before = open_run(options, record)
+    images = data.load(asked.data, notify=print)
+    images = images.limit(asked.limit) if asked.limit else images
     cli.need("tensorflow", "tqdm", "filelock", extra="train")
+    run_options.check_data(before, images)
     run.create()
     with run.held():
-        before = run_options.earlier(options, run)
+        # Once more: meanwhile another process may have gone on.
+        asked, run, before = open_run(options, record)
         run_options.check_data(before, images)
-        return train(options, teacher, record, images, run, before)
+        return train(options, asked, teacher, record, images, run, before)
 
 
-def train(options, teacher, record, images, run, before):
+def train(options, asked, teacher, record, images, run, before):
     """Trains, in a folder that is ours alone."""
     if options.resume and before is None:
         print(f"{run.folder} was stopped before its first step: starting over")
     cli.load_tensorflow()
     from keras_diffusion import distilling
 
-    model = runs.load_sampler(teacher)
-    try:
-        asked = distilling.Asked(
-            times=times_of(options, model.schedule),
-            teacher_steps=options.teacher_steps,
-            guidance_scale=1.0 if options.guidance is None else options.guidance,
-            guidance_interval=options.guidance_interval,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.rate,
-            seed=options.seed,
+    with run_options.telling_how_to_go_on() as command:
+        finished = distilling.train(
+            asked,
+            runs.load_sampler(teacher),
+            images,
+            run,
+            record=record,
+            command=command,
+            earlier=before,
+            checkpoints=run_options.checkpoints(options),
         )
-    except ValueError as error:
-        raise UserError(sampling_options.said_of_options(error)) from None
-    if before is not None:
-        distilling.check_same(asked, before)
-    elif options.force and run.exists():
-        run.clear()
-    words = [word for word in sys.argv if word not in ("--force", "--resume")]
-    command = shlex.join(["python", *words, "--resume"])
-    finished = distilling.train(
-        asked,
-        model,
-        images,
-        run,
-        record=record,
-        command=command,
-        earlier=before,
-        checkpoints=run_options.checkpoints(options),
-    )
     if not finished:
         return cli.INTERRUPTED
     print(f"run: {run.folder}")
     return 0
-
-
-def times_of(options, schedule):
-    """The times of the student's calls: 10, spread evenly, unless told otherwise."""
-    named = options.spacing is None or isinstance(options.spacing, str)
-    steps = 10 if options.steps is None and named else options.steps
-    spacing = "uniform" if options.spacing is None else options.spacing
-    return tuple(map(float, spaced_times(schedule, steps, spacing=spacing)[:-1]))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ Parts: 1.1 1.2 1.2.1 1.2.2 1.2.3 2.1 2.2 2.3 2.4 2.5 2.6; parts that share a run
 Writes OUT/run.json, metrics.csv, model.keras, checkpoints/, figures/. Ctrl-C saves; --resume goes on.
 """
 
-import shlex
 import sys
 
 from keras_diffusion import cli, course, data, run_options, runs, settings
+from keras_diffusion.errors import UserError
 
 
 def _count(name):
@@ -53,6 +53,10 @@ def open_run(options):
     run = runs.Run(options.out or asked.folder)
     before = run_options.earlier(options, run)
     if before is not None:
+        if runs.DISTILLED in before:
+            raise UserError(
+                f"--resume: expected a run of fit.py, got a student in {run.folder}; use distill.py"
+            )
         asked = settings.resolve(given, before["settings"])
     return asked, run, before
 
@@ -82,9 +86,7 @@ def fit(options, asked, images, run):
 
     if options.force and run.exists():
         run.clear()
-    words = [word for word in sys.argv if word not in ("--force", "--resume")]
-    command = shlex.join(["python", *words, "--resume"])
-    try:
+    with run_options.telling_how_to_go_on() as command:
         finished = fitting.fit(
             asked,
             images,
@@ -93,8 +95,6 @@ def fit(options, asked, images, run):
             resume=resume,
             checkpoints=run_options.checkpoints(options),
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None
     if not finished:
         return cli.INTERRUPTED
     print(f"run:     {run.folder}\nfigures: {run.figures}")

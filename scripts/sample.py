@@ -23,7 +23,7 @@ def parse(arguments):
     """The command line; None where an option wasn't given."""
     parser = cli.Parser(prog="sample.py", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run of part 2.x")
-    sampling_options.add(parser)
+    sampling_options.add(parser, own=True)
     parser.add_argument("--out", default="samples.png", help=".png, .gif or .npy (samples.png)")
     return parser.parse_args(arguments)
 

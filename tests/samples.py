@@ -207,6 +207,8 @@ def record(**changes):
         "label_dropout": 0.1,
         "ema_decay": 0.999,
         "steps": 1,
+        "schedule": linear_schedule(30).to_config(),
+        "prediction": "eps",
         **changes,
     }  # fmt: skip
 

@@ -12,6 +12,8 @@ import samples
 from onnx import TensorProto, helper
 from programs import FILES, MODULE, Programs, command, environment
 
+from keras_diffusion import student
+
 DIGITS = samples.DIGITS
 
 
@@ -306,6 +308,7 @@ def furnish(place):
         "figures/loss.png": samples.png(),
     }
     states = {"run": {}, "stopped": {"status": "interrupted"}, "going": {"status": "running"}}
+    states["student"] = {"status": "interrupted", "distilled": STUDENT}
     for name, changes in states.items():
         leave(place / name, run | {"run.json": samples.record(**changes)})
     leave(place / "bare", {"run.json": samples.record()})
@@ -334,6 +337,8 @@ def place(tmp_path_factory):
     furnish(place)
     return place
 
+
+STUDENT = student.Asked(times=(30.0, 15.0)).to_json()
 
 # --- the table: (program, its arguments, words of the message)
 
@@ -441,6 +446,7 @@ FIT = [
     ("--part=2.5 --out=stopped --resume --data=digits.npz", "--data was mnist"),
     ("--part=2.2 --out=stopped --resume", "--part was 2.5"),
     ("--part=2.5 --out=nowhere --resume", "found none"),
+    ("--part=2.5 --out=student --resume", "got a student in student; use distill.py"),
     ("--part=1.1 --epochs=2", "trains nothing"),
     ("--part=2.5 --colour=red", "unrecognized arguments"),
     ("--part=2.5 --epoch=2", "unrecognized arguments"),
@@ -553,6 +559,13 @@ DISTILL = [
     ("run --out=stopped", "--resume goes on, --force starts over"),
     ("run --out=stopped --resume --force", "got both"),
     ("run --out=nowhere --resume", "--resume: expected a run in nowhere, found none"),
+    ("run --out=stopped --resume", "--resume: expected a student's run, got another; use fit.py"),
+    ("run --out=student --resume --rate=0.1", "--resume: --rate was 0.0005 in this run and is 0.1"),
+    ("run --out=student --resume --steps=4", "--resume: --spacing was [30.0, 15.0] in this run"),
+    ("run --steps=31", "--steps: expected an integer in 1..30, got 31"),
+    ("run --spacing=20,10", "--spacing: expected times that fall from 30"),
+    ("run --guidance=1e39", "guidance_scale"),
+    ("run --guidance-interval=0.7,0.35", "--guidance-interval: expected (low, high)"),
 ]
 
 

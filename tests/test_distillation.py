@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import NUM_CLASSES, make_unet
 
 import keras_diffusion as kd
-from keras_diffusion import runs, schedules, settings
+from keras_diffusion import distillation, runs, schedules, settings
 from keras_diffusion.report import found as report
 from keras_diffusion.sampling import guidance, loop, onnx_model, request, samplers
 
@@ -164,6 +164,7 @@ def test_distillation_goes_on_from_a_file_as_if_nothing_had_happened(teacher, im
     [
         ({"teacher_steps": 0}, "teacher_steps: expected a positive integer, got 0"),
         ({"guidance_scale": "2"}, "guidance_scale: expected a number, got '2'"),
+        ({"guidance_scale": float("inf")}, "guidance_scale: expected a number, got inf"),
         ({"guidance_interval": (0.8, 0.2)}, "guidance_interval: expected (low, high) of t/T"),
     ],
 )
@@ -191,8 +192,8 @@ def programs(tmp_path_factory, repo):
     run.create()
     model.save(run.model)
     asked = settings.resolve({"part": "2.5", "width": 4, "data": "mnist-5k", "limit": 64})
-    record = {"status": "finished", "settings": settings.to_json(asked), "data": {}, "figures": []}
-    run.write(record)
+    told = {"schedule": model.schedule.to_config(), "prediction": "v", "figures": [], "data": {}}
+    run.write({"status": "finished", "settings": settings.to_json(asked), **told})
 
     def call(*words, status=0):
         done = subprocess.run(
@@ -249,10 +250,8 @@ def test_distill_goes_on_where_it_was_stopped(programs, student):
     record = json.loads((stopped / "run.json").read_text())
     (stopped / "run.json").write_text(json.dumps({**record, "status": "running"}))
     other = call(*DISTILL, "--out", "stopped", "--resume", "--rate", "0.1", status=2)
-    assert other.stderr == (
-        "distill.py: --resume: learning_rate was 0.0005 in this run and is 0.1 now\n"
-    )
-    call(*DISTILL, "--out", "stopped", "--resume")
+    assert other.stderr == ("distill.py: --resume: --rate was 0.0005 in this run and is 0.1 now\n")
+    call(*DISTILL[:2], "--out", "stopped", "--resume")  # the rest as it was
     whole, again = (runs.open_model(path / "model.keras") for path in (student, stopped))
     for ours, theirs in zip(whole.weights, again.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
@@ -262,6 +261,53 @@ def test_distill_goes_on_where_it_was_stopped(programs, student):
     rows = [path.joinpath("metrics.csv").read_text().split("\n") for path in (student, stopped)]
     for ours, theirs in zip(*rows, strict=True):
         assert ours.split(",")[:4] == theirs.split(",")[:4]  # all but images per second
+
+
+def test_what_is_refused_leaves_a_student_as_it_was(programs, student):
+    call, folder = programs
+    square = np.zeros((4, 8, 8), np.uint8)
+    few = {"x_train": square, "y_train": np.arange(4), "x_test": square, "y_test": np.arange(4)}
+    np.savez(folder / "small.npz", **few)
+    before = {path: path.stat().st_mtime_ns for path in student.rglob("*") if path.suffix}
+    refused = call(*DISTILL, "--force", "--data", "small.npz", status=2)
+    assert refused.stderr == (
+        "distill.py: --data: expected images [28, 28, 1], which the teacher draws, got [8, 8, 1]\n"
+    )
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_every_call_of_the_student_is_trained():
+    """Weighed by min(SNR, 5), as the teacher may be, the first call wouldn't be: alpha is next to 0 there."""
+    model = kd.DiffusionModel(
+        make_unet(num_classes=NUM_CLASSES), SCHEDULE, prediction="v", ema_decay=None, min_snr=5.0
+    )
+    weights = make(model)._weight(tf.constant(TIMES, tf.float32) / T).numpy().ravel()
+    alpha, sigma = SCHEDULE.at(np.array(TIMES, float))
+    # v = alpha*eps - sigma*x0 at a given xt: an error of x0 is one of v, times -1/sigma.
+    np.testing.assert_allclose(weights / sigma**2, np.maximum((alpha / sigma) ** 2, 1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("edge", [[100, 60, 30, 0], [3, 1, 0]])
+def test_teachers_times_are_whole_where_there_is_room(edge):
+    times = distillation._between(np.array(edge, float), 3, whole=True)
+    assert (np.diff(times) < 0).all() and len(times) == 3 * (len(edge) - 1) + 1
+    assert set(edge) <= set(times)
+    if edge[0] == 100:
+        np.testing.assert_array_equal(times, [100, 87, 73, 60, 50, 40, 30, 20, 10, 0])
+
+
+def test_flows_and_networks_without_classes_have_students(images):
+    network = make_unet(conditioning="multiply")
+    flow = kd.DiffusionModel(network, schedules.flow_schedule(T), prediction="flow", ema_decay=None)
+    made = kd.distill(flow, num_steps=2)
+    made.compile(optimizer="adam", run_eagerly=True)
+    found = made.fit(images[0], batch_size=24, verbose=0).history["loss"]
+    assert np.isfinite(found).all()
+    drawn = made.student().sample(num_images=2)
+    same = made.student().sample(num_images=2, sampler="ddim", num_steps=2)
+    np.testing.assert_array_equal(drawn, same)
+    with pytest.raises(ValueError, match="guidance_scale: expected 1 for a network without"):
+        kd.distill(flow, num_steps=2, guidance_scale=2.0)
 
 
 def test_the_write_up_leaves_students_out(programs, student):

@@ -770,3 +770,52 @@ def test_constructor_errors(make, expected):
     with pytest.raises(ValueError, match=expected) as error:
         make()
     one_line(error)
+
+
+# --- how a model draws where nothing is said
+
+
+def test_a_model_draws_as_it_was_told_to_and_keeps_that_in_its_file(tmp_path):
+    way = {"sampler": "ddim", "eta": np.float32(0.5), "spacing": np.array([300, 100, 30])}
+    way |= {"guidance_scale": 2.0, "guidance_interval": (0.2, 0.6), "sharpen": None}
+    model = make_model(ema_decay=None, sampling=way)
+    drawn = model.sample([0, 1])
+    plain = make_model(model.network, ema_decay=None)
+    asked = {"sampler": "ddim", "eta": 0.5, "spacing": [300, 100, 30], "guidance_scale": 2.0}
+    np.testing.assert_array_equal(
+        drawn, plain.sample([0, 1], **asked, guidance_interval=(0.2, 0.6))
+    )
+    assert np.abs(drawn - plain.sample([0, 1])).max() > 1e-3
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.sampling == model.sampling
+    np.testing.assert_array_equal(again.sample([0, 1]), drawn)
+    # What is asked goes before, and takes along what doesn't go with it.
+    everywhere = model.sample([0, 1], sampler="ddpm", num_steps=4, guidance_interval=(0, 1))
+    expected = plain.sample([0, 1], sampler="ddpm", num_steps=4, guidance_scale=2.0)
+    np.testing.assert_array_equal(everywhere, expected)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ("ddim", "sampling: expected a dict of arguments of sample, got 'ddim'"),
+        ({"seed": 3}, "defaults: expected some of ('sampler'"),
+        ({"strength": 0.5}, "defaults: expected some of ('sampler'"),
+        ({"num_steps": 301}, "num_steps: expected an integer in 1..300, got 301"),
+        ({"guidance_scale": 1e39}, "defaults: guidance_scale: expected another type"),
+        ({"guidance_interval": [0.6, 0.2]}, "guidance_interval: expected (low, high) of t/T"),
+        ({"sampler": "ddim", "variance": "beta"}, "expected options ('eta',), got 'variance'"),
+    ],
+)
+def test_ways_to_draw_that_are_none_are_refused(sampling, message):
+    with pytest.raises(ValueError) as caught:
+        make_model(sampling=sampling)
+    assert message in one_line(caught)
+
+
+def test_files_from_before_models_said_how_they_draw_are_read():
+    model = make_model(ema_decay=None)
+    config = model.get_config()
+    del config["sampling"]
+    assert DiffusionModel.from_config(config).sampling == model.sampling

@@ -151,7 +151,7 @@ def _earlier(folder, identity):
         return []
     try:
         record = read_json(path)
-        rows = record["rows"]
+        rows = record["rows"] if record["format"] == FORMAT else []
         if not all(map(_is_row, rows)):
             raise ValueError("rows")
         other = [name for name in identity if name != "rows" and record[name] != identity[name]]

@@ -161,7 +161,7 @@ def best_of_file(path, *, calls, weights):
         raise UserError(
             f"--best: expected a way to draw in {calls} network calls, found none in {path}"
         )
-    return _given(row)
+    return _drawn(row)
 
 
 def describe(row):

@@ -68,8 +68,7 @@ def certify(model, network, folder, defaults):
 
 def default_plan(model, defaults):
     """The tableau of a spec's defaults."""
-    chosen = {k: v for k, v in defaults.items() if not k.startswith("guidance")}
-    return samplers.plan(model.schedule, model.prediction, **chosen)
+    return samplers.plan(model.schedule, model.prediction, **samplers.of_plan(defaults))
 
 
 def _interval(defaults):

@@ -174,7 +174,7 @@ def read(folder):
     """
     run = runs.Run(folder)
     record = run.read()
-    if "distilled" in record:
+    if runs.DISTILLED in record:
         raise UserError("a distilled run, which is no part of the course")
     asked = settings.from_json(record["settings"])
     _check(record)

@@ -6,6 +6,7 @@ s = 0, the clean image.
 
 import numpy as np
 
+from keras_diffusion import spec
 from keras_diffusion.errors import is_number, shown
 from keras_diffusion.sampling import guidance, tableau
 from keras_diffusion.sampling.times import NUM_STEPS, spaced_times
@@ -182,24 +183,30 @@ def of_plan(asked):
     return {name: value for name, value in asked.items() if not name.startswith("guidance")}
 
 
-def check_defaults(asked, schedule, prediction):
-    """Whether a model can draw by its defaults.
+def as_defaults(asked, schedule, prediction):
+    """What a model draws by where nothing is said, checked, in JSON's types.
 
     Args:
-        asked: dict of arguments of `sample`.
+        asked: dict of arguments of `sample`; None where one is left open.
         schedule, prediction: of the model.
 
     Raises:
-        ValueError: where one is unknown or out of range.
+        ValueError: where an argument is unknown or out of range.
     """
-    made = plan(schedule, prediction, **of_plan(asked))
-    others = set(asked) - set(of_plan(asked)) - {"guidance_scale", "guidance_interval"}
-    if others:
-        raise ValueError(f"sampling: expected arguments of sample, got {shown(min(others))}")
-    scale = asked.get("guidance_scale", 1.0)
-    if not is_number(scale) or not np.isfinite(scale):
-        raise ValueError(f"guidance_scale: expected a number, got {shown(scale)}")
-    guidance.weights(made, asked.get("guidance_interval"))
+    if not isinstance(asked, dict):
+        raise ValueError(f"sampling: expected a dict of arguments of sample, got {shown(asked)}")
+    made = {name: _plain(value) for name, value in asked.items() if value is not None}
+    spec.check_defaults(made)
+    drawn = plan(schedule, prediction, **of_plan(made))
+    guidance.weights(drawn, made.get("guidance_interval"))
+    return made
+
+
+def _plain(value):
+    """Arrays and tuples as lists, NumPy's numbers as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def fill_in(given, defaults):

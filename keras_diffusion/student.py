@@ -1,0 +1,91 @@
+"""What a distillation was asked for, checked before TensorFlow is loaded."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from keras_diffusion import schedules, settings
+from keras_diffusion.errors import UserError
+from keras_diffusion.runs import DISTILLED
+from keras_diffusion.sampling import options, samplers
+from keras_diffusion.sampling.times import few_times
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything that decides what a student becomes, besides its teacher, whose precision is the student's, and the data.
+
+    Attributes:
+        times: of the student's calls, falling from T.
+        teacher_steps, guidance, guidance_interval: as for `Distillation`.
+        epochs, batch_size, rate: of Adam; the rate rises from 0 over the first steps and falls to 0 as a cosine.
+        seed: of every draw.
+        data, limit: name or file, and how many of its training images.
+    """
+
+    times: tuple
+    teacher_steps: int = 3
+    guidance: float = 1.0
+    guidance_interval: tuple | None = None
+    epochs: int = 5
+    batch_size: int = 128
+    rate: float = 5e-4
+    seed: int = 0
+    data: str = "mnist"
+    limit: int | None = None
+
+    def to_json(self):
+        """As a dict of JSON's types."""
+        fields = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def resolve(given, record, before=None):
+    """What is asked: what the user gave, an earlier run's, the teacher's data, and the defaults, in this order.
+
+    Args:
+        given: dict; None where the user gave nothing. `steps` and `spacing` stand in place of `times`.
+        record: run.json of the teacher.
+        before: run.json of the student that goes on, or None.
+
+    Raises:
+        UserError: where a value is out of range or differs from the earlier run's, or that is no student's.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    steps, spacing = given.pop("steps", None), given.pop("spacing", None)
+    if before is None:
+        trained = settings.from_json(record["settings"])
+        usual = {"data": trained.data, "limit": None if "data" in given else trained.limit}
+        given = {**usual, **given}
+    timed = before is None or steps is not None or spacing is not None
+    try:
+        schedule = schedules.from_config(record["schedule"])
+        if timed:
+            times = few_times(schedule, steps, spacing="uniform" if spacing is None else spacing)
+            given["times"] = tuple(map(float, times))
+        if before is not None:
+            given = _earlier(given, before)
+        asked = Asked(**given)
+        way = {"sampler": "ddim", "spacing": list(asked.times), "guidance_scale": asked.guidance}
+        way["guidance_interval"] = asked.guidance_interval
+        samplers.as_defaults(way, schedule, record["prediction"])
+    except (KeyError, TypeError):
+        raise UserError("run.json: expected the schedule of a run that draws, got none") from None
+    except ValueError as error:
+        raise UserError(options.said_of_options(error)) from None
+    return asked
+
+
+def _earlier(given, before):
+    """The values of the run that goes on."""
+    was = before.get(DISTILLED)
+    if not isinstance(was, dict):
+        raise UserError("--resume: expected a student's run, got another; use fit.py")
+    for name, now in given.items():
+        plain = list(now) if isinstance(now, tuple) else now
+        if was.get(name) != plain:
+            option = "spacing" if name == "times" else name.replace("_", "-")
+            raise UserError(
+                f"--resume: --{option} was {was.get(name)} in this run and is {plain} now"
+            )
+    kept = {field.name: was.get(field.name) for field in dataclasses.fields(Asked)}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
