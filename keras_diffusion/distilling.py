@@ -1,6 +1,6 @@
 """One distillation, from a finished run to the run folder of its student."""
 
-from keras_diffusion import building, course, distillation, fitting, pipeline, settings
+from keras_diffusion import building, course, distillation, fitting, pipeline, reading, settings
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import DISTILLED
@@ -29,13 +29,13 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         UserError: as `fitting.fit`; where the run that goes on has another teacher, or the data aren't such images as it
             draws.
     """
-    _check_data(teacher, data)
+    _check_data(asked, teacher, data)
     weights = specs.weights_sha256(teacher.sampling_network.get_weights())
     if earlier is not None and earlier[DISTILLED].get("teacher") != weights:
         raise UserError("--resume: expected the teacher that the run began with, got another")
     steps = asked.epochs * pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
     model = fitting.last_model(run, say) if earlier is not None else None
-    model = model or _begin(asked, teacher, steps)
+    model = model or _begin(asked, teacher, data, steps, say)
     if earlier is None:
         run.clear()
     start = int(model.step.numpy())
@@ -56,7 +56,7 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         epochs=asked.epochs,
         batch_size=asked.batch_size,
         seed=asked.seed,
-        learning_rate_at=lambda step: course.rising_and_falling(asked.learning_rate, step, steps),
+        learning_rate_at=lambda step: course.rising_and_falling(asked.rate, step, steps),
         width=told["settings"]["width"],
         every=checkpoints or {},
     )
@@ -69,10 +69,14 @@ def _settings(asked, data, record):
     return settings.to_json(settings.from_json({**record["settings"], **own}))
 
 
-def _check_data(teacher, data):
+def _check_data(asked, teacher, data):
     if data.image_shape != teacher.image_shape:
         raise UserError(
             f"--data: expected images {list(teacher.image_shape)}, which the teacher draws, got {list(data.image_shape)}"
+        )
+    if asked.reader_epochs and data.num_classes != teacher.num_classes:
+        raise UserError(
+            f"--reader-epochs: expected data of the teacher's {teacher.num_classes} classes, got {data.num_classes}"
         )
     if teacher.num_classes and data.num_classes > teacher.num_classes:
         raise UserError(
@@ -80,8 +84,12 @@ def _check_data(teacher, data):
         )
 
 
-def _begin(asked, teacher, steps):
-    """The `Distillation` before its first step, compiled."""
+def _begin(asked, teacher, data, steps, say):
+    """The `Distillation` before its first step, compiled; its reader trained."""
+    reader = None
+    if asked.reader_epochs:
+        say(f"training the reader of noisy images: {asked.reader_epochs} epochs")
+        reader = reading.train(data, teacher.schedule, epochs=asked.reader_epochs, seed=asked.seed)
     try:
         model = distillation.distill(
             teacher,
@@ -89,6 +97,7 @@ def _begin(asked, teacher, steps):
             teacher_steps=asked.teacher_steps,
             guidance_scale=asked.guidance,
             guidance_interval=asked.guidance_interval,
+            reader=reader,
             seed=asked.seed,
         )
     except ValueError as error:

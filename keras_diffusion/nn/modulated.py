@@ -88,7 +88,7 @@ def _body(x, width, e):
 
     def block(h, channels, name):
         h = blocks.conv(
-            h, channels, name=f"{name}_conv1", between=lambda h: _modulate(h, e, name=f"{name}_e")
+            h, channels, name=f"{name}_conv1", between=lambda h: modulate(h, e, name=f"{name}_e")
         )
         return blocks.conv(h, channels, name=f"{name}_conv2")
 
@@ -96,7 +96,7 @@ def _body(x, width, e):
     down1 = block(blocks.down_conv(enter, width, name="down1_down"), width, "down1")
     down2 = block(blocks.down_conv(down1, 2 * width, name="down2_down"), 2 * width, "down2")
     h = blocks.unflatten(blocks.flatten(down2, name="flatten"), down2.shape[1:3], name="unflatten")
-    h = concat(name="skip2")([_modulate(h, e, name="unflatten_e"), down2])
+    h = concat(name="skip2")([modulate(h, e, name="unflatten_e"), down2])
     h = block(h, 2 * width, "middle1")
     h = keras.layers.Add(name="middle")([h, block(h, 2 * width, "middle2")])
     h = block(blocks.up_conv(h, width, name="up1_up"), width, "up1")
@@ -105,8 +105,8 @@ def _body(x, width, e):
     return blocks.last_conv(h, x.shape[-1])
 
 
-def _modulate(h, e, *, name):
-    """(1 + scale)*h + shift, both [N, 1, 1, C] and linear in e."""
+def modulate(h, e, *, name):
+    """(1 + scale)*h + shift, both [N, 1, 1, C] and linear in e; at the start h itself."""
     channels = h.shape[-1]
 
     def linear(name):
