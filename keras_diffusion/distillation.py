@@ -145,7 +145,8 @@ class Distillation(DiffusionModel):
         scale = tf.gather(tf.constant(self._guided, tf.float32), fine)
         if not self.num_classes or (self._guided == 1).all():
             return self.denoise(x, t, label, network=self.teacher)
-        guided = tf.where(scale != 1)
+        # The first image always, so that none is a batch of nothing, which compiled kernels don't take.
+        guided = tf.concat([tf.zeros([1, 1], tf.int64), tf.where(scale != 1)], axis=0)
         twice = [tf.concat([v, tf.gather_nd(v, guided)], 0) for v in (x, t)]
         hidden = tf.fill([tf.shape(guided)[0]], self.num_classes)
         out = self.denoise(*twice, tf.concat([label, hidden], 0), network=self.teacher)

@@ -105,7 +105,15 @@ def test_only_guided_images_are_called_twice(teacher, images, monkeypatch):
     rows = np.zeros(len(x0), np.int32)
     rows[:5] = 2  # at t/T = 0.3, guided, and 0.15, not; the others at 1, not, and 0.8, guided
     student._target(tf.constant(noised(x0, rows)), tf.constant(rows), tf.constant(labels))
-    assert calls == [24 + 5, 24 + 19]
+    assert calls == [24 + 1 + 5, 24 + 1 + 19]  # and the first image, so that there is always one
+
+
+def test_batches_without_a_guided_image_are_trained_on(teacher, images):
+    x0, labels = images
+    student = make(teacher, guidance_interval=(0.1, 0.25))  # the last call alone
+    student.compile(optimizer="adam")
+    found = student.fit(x0[:2], labels[:2], batch_size=1, epochs=3, verbose=0).history["loss"]
+    assert np.isfinite(found).all()
 
 
 def test_times_of_a_batch_are_spread_evenly(teacher):
