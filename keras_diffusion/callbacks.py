@@ -173,7 +173,7 @@ class TimeEstimate(keras.callbacks.Callback):
     Args:
         steps: steps still to do.
         drawing: time of drawing the figures, in steps.
-        width: D.
+        width: D; None where it can't be chosen.
         has_gpu: whether a GPU trains.
         say: function of a line.
         after: how many steps are timed; the first two, which compile, are not.
@@ -207,9 +207,10 @@ def time_advice(seconds_per_step, steps, drawing, width, has_gpu):
     """The line that `TimeEstimate` says. The time of a step grows with about the 1.8th power of the width."""
     total = seconds_per_step * (steps + drawing)
     figures = ", and the figures" if drawing else ""
-    line = f"{steps} steps of {seconds_per_step:.2f} s{figures}: about {duration(total)} at width {width} on this machine"
-    if not drawing:  # a student has its teacher's width
-        return line
+    line = f"{steps} steps of {seconds_per_step:.2f} s{figures}: about {duration(total)}"
+    if width is None:
+        return f"{line} on this machine"
+    line += f" at width {width} on this machine"
     for smaller in (64, 48, 32, 24, 16):
         shorter = total * (smaller / width) ** 1.8
         if total > 3600 and not has_gpu and smaller < width and shorter < 1800:

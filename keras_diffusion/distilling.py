@@ -57,7 +57,7 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         batch_size=asked.batch_size,
         seed=asked.seed,
         learning_rate_at=lambda step: course.rising_and_falling(asked.rate, step, steps),
-        width=told["settings"]["width"],
+        width=None,  # its teacher's
         every=checkpoints or {},
     )
     return fitting.finish(session, command=command, say=say, result=lambda model: model.student())

@@ -15,7 +15,7 @@ class Session:
         run: `runs.Run`, run.json written.
         epochs, batch_size, seed: of the training.
         learning_rate_at: function of a step, counted from 0.
-        width: D, of what is said of the time that it takes.
+        width: D, of what is said of the time that it takes; None where it can't be chosen.
         every: dict of arguments of `callbacks.Checkpoints`: how often one is written.
     """
 

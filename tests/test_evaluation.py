@@ -346,6 +346,7 @@ def test_the_best_of_a_file_is_its_models_only(tmp_path):
     way = sweep.best_of_file(path, calls=5, weights="abc")
     assert way == {
         "sampler": "ddpm", "num_steps": 5, "spacing": "uniform", "sharpen": 0.0, "guidance_scale": 1.0,
+        "variance": "beta_tilde", "guidance_interval": (0.0, 1.0),  # not the model's own
     }  # fmt: skip
     assert sweep.best_of_file(path.parent, calls=5, weights="abc") == way
     for options, word in (({"weights": "abd"}, "weights"), ({"calls": 1}, "1 network")):

@@ -98,7 +98,7 @@ def test_no_code_in_a_model(tmp_path, monkeypatch, name):
     run.checkpoints.mkdir()
     run.model.rename(run.checkpoint_at(1))
     with pytest.raises(UserError) as error:
-        fitting._last_model(run, lambda line: None)
+        fitting.last_model(run, lambda line: None)
     assert "1 damaged" in one_line(error) and not (tmp_path / "sprung").exists()
 
 
