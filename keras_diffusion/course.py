@@ -85,6 +85,11 @@ def rising_and_falling(rate, step, steps):
     return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / fall))
 
 
+def has_best(recipe):
+    """Whether there is a recipe of our own in place of it."""
+    return recipe.prediction == "eps" and recipe.epochs > 0
+
+
 def best(recipe):
     """Our own recipe in place of the course's: what differs, and what it is for.
 
@@ -97,8 +102,8 @@ def best(recipe):
     Raises:
         UserError: where the part has none.
     """
-    if recipe.prediction != "eps" or not recipe.epochs:
-        parts = ", ".join(r.parts[0] for r in RECIPES["ddpm"] if r.epochs and r.prediction == "eps")
+    if not has_best(recipe):
+        parts = ", ".join(r.parts[0] for r in RECIPES["ddpm"] if has_best(r))
         raise UserError(
             f"--recipe best: expected --edition ddpm and one of the parts {parts}, got {recipe.title}"
         )

@@ -692,6 +692,16 @@ def test_the_report_shows_what_it_can_of_a_run(programs, place, tmp_path):
     assert outcome.out.endswith("1 run: page/index.html\n") and "left out" not in outcome.out
 
 
+def test_the_report_of_our_own_recipe_alone_names_the_parts_that_have_none(programs, tmp_path):
+    ours = samples.record()["settings"] | {"recipe": "best"}
+    leave(tmp_path / "runs" / "run", {"run.json": samples.record(settings=ours)})
+    leave(tmp_path / "runs" / "run", {"metrics.csv": samples.METRICS})
+    outcome = programs("report", ["--out=page"], tmp_path)
+    assert outcome.status == 0 and outcome.err == "", outcome
+    assert "fit.py --part 2.2 --recipe best --width 8\n" in outcome.out
+    assert "fit.py --part 1.2.1 --width 8\n" in outcome.out
+
+
 def test_names_that_are_not_utf8_are_said(programs, place, tmp_path):
     name = os.fsdecode(b"d\xff.png")
     outcome = programs(MODULE, [str(place / "model.onnx"), f"--out={name}", "--labels=1"], tmp_path)

@@ -176,6 +176,9 @@ class Cards:
         if best and best.asked.batch_size != best.recipe.batch_size and epochs:
             kept.append("batch_size")
         values = {name: getattr(best.asked, name) for name in kept} if best else {}
+        ours = course.has_best(course.recipe_of(part, edition=edition))
+        if values.get("recipe") == "best" and not ours:
+            del values["recipe"]
         asked = settings.resolve({**values, "part": part, "edition": edition, "epochs": epochs})
         name = plan.free_name(plan.folder_name(asked), self.taken)
         return asked.command(self.runs_folder / name)
