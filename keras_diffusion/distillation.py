@@ -233,9 +233,8 @@ def _hold_biases(network):
 
 def _sampling_copy(model):
     """A network of its own with the weights that a model samples by, to be trained."""
-    made = keras.models.clone_model(
-        model.network
-    )  # an averaged one isn't to be trained, nor are its copies
+    # Not of the averaged one, which isn't to be trained, nor are its copies.
+    made = keras.models.clone_model(model.network)
     made.set_weights(model.sampling_network.get_weights())
     return made
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_diffusion import building, pipeline
 from keras_diffusion.nn import reader
-from keras_diffusion.nn.tables import look_up
+from keras_diffusion.nn.tables import look_up, spread
 
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
@@ -24,12 +24,8 @@ class _Reading(keras.Model):
 
     def train_step(self, data):
         x0, label = data
-        count = tf.shape(x0)[0]
         key = tf.stack([tf.constant(self.seed, tf.int64), 2 * self.step.value])
-        first = tf.random.stateless_uniform([], key, alg="philox")
-        u = tf.math.floormod(
-            first + tf.range(count, dtype=tf.float32) / tf.cast(count, tf.float32), 1
-        )
+        u = spread(tf.shape(x0)[0], key)
         t = self.schedule.num_train_steps * (1.0 - u)
         eps = tf.random.stateless_normal(tf.shape(x0), key + [0, 1], alg="philox")
         alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))

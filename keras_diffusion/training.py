@@ -11,7 +11,7 @@ from keras_diffusion import compiled, predictions, schedules
 from keras_diffusion.errors import is_number
 from keras_diffusion.muon import Muon  # noqa: F401  (load_model looks it up)
 from keras_diffusion.nn import OneHot, Precondition
-from keras_diffusion.nn.tables import look_up
+from keras_diffusion.nn.tables import look_up, spread
 from keras_diffusion.sampling import guidance, loop, request, samplers
 
 _EPS, _TIME, _DROPOUT, _STREAMS = range(4)
@@ -176,10 +176,7 @@ class DiffusionModel(keras.Model):
         return tf.random.stateless_normal(tf.shape(x0), self._key(step, _EPS), alg="philox")
 
     def _spread(self, count, step):
-        """Numbers in [0, 1), spread evenly, each uniform: float32 [N]."""
-        first = tf.random.stateless_uniform([], self._key(step, _TIME), alg="philox")
-        places = tf.range(count, dtype=tf.float32) / tf.cast(count, tf.float32)
-        return tf.math.floormod(first + places, 1.0)
+        return spread(count, self._key(step, _TIME))
 
     def _times(self, count, step):
         """A time for each image [N]: float in (0, T] for a continuous schedule, else int in 1..T."""

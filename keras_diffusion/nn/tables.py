@@ -1,6 +1,13 @@
-"""A schedule's tables as tensors."""
+"""A schedule's tables as tensors, and the times at which they are read."""
 
 import tensorflow as tf
+
+
+def spread(count, key):
+    """Numbers in [0, 1), spread evenly, each uniform: float32 [count], a function of the key int64 [2]."""
+    first = tf.random.stateless_uniform([], key, alg="philox")
+    places = tf.range(count, dtype=tf.float32) / tf.cast(count, tf.float32)
+    return tf.math.floormod(first + places, 1.0)
 
 
 def look_up(table, t):
