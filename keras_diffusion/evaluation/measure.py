@@ -1,5 +1,6 @@
 """Everything that is measured of a set of images, real or generated alike: a floor is the same function of real images."""
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,6 +65,11 @@ class References:
     floor: Judged
     frechet_floor: np.ndarray
 
+    @functools.cached_property
+    def test_moments(self):
+        """Mean and covariance of the test set's features: the same for every way that is scored."""
+        return distances.moments(self.test.features)
+
 
 def references(judge, data, labels, *, seed=0):
     """Real images for generated ones of these labels.
@@ -123,8 +129,7 @@ def score(judge, images, labels, real):
         dict of floats: `accuracy`, `frechet` from the test set, and `over_floor`, that in units of real images'.
     """
     some = judged(judge, images, labels)
-    theirs = distances.moments(real.test.features)
-    distance = distances.frechet_of_moments(distances.moments(some.features), theirs)
+    distance = distances.frechet_of_moments(distances.moments(some.features), real.test_moments)
     return {
         "accuracy": float((some.read == labels).mean()),
         "frechet": float(distance),
