@@ -270,7 +270,7 @@ class GuidanceDoctor(keras.callbacks.Callback):
     Args:
         images: float32 [N, H, W, C] in [0, 1], real ones, two of each class or more; N of 50 is plenty.
         labels: int [N].
-        judge: callable (images) -> (logits, features), as `evaluation.judge.Judge`, or None: class accuracy isn't watched.
+        judge: callable (images) -> (logits, features), as `sampling.onnx_classifier.Classifier`, or None: class accuracy isn't watched.
         guidance_scale: of the samples.
         num_steps: of the samples; 0 draws none.
         every: epochs from one look to the next.

@@ -10,8 +10,8 @@ import sys
 
 from keras_diffusion import cli, data
 from keras_diffusion.errors import UserError
-from keras_diffusion.evaluation import judge
 from keras_diffusion.files import replacing
+from keras_diffusion.sampling import onnx_classifier
 
 
 def parse(arguments):
@@ -51,7 +51,9 @@ def main():
         )
     with replacing(options.out) as beside:
         beside.write_bytes(model)
-    print(f"{options.out}: {len(model):,} bytes, sha256 {judge.Judge(options.out).sha256}")
+    print(
+        f"{options.out}: {len(model):,} bytes, sha256 {onnx_classifier.Classifier(options.out).sha256}"
+    )
     print(
         f"{accuracy:.2%} of {says['data']['test_count']:,} test images, {says['seconds']:.0f} s of training"
     )

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from keras_diffusion import imagefiles, settings
 from keras_diffusion import spec as specs
-from keras_diffusion.evaluation import judge, sweep
+from keras_diffusion.evaluation import sweep
+from keras_diffusion.sampling import onnx_classifier
 from keras_diffusion.schedules import linear_schedule
 
 SIDE = 8
@@ -163,14 +164,14 @@ def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE):
         [makes("x", TensorProto.FLOAT, ["N", *shape])],
         [makes(outputs[0], TensorProto.FLOAT, ["N", 10]), makes(outputs[1], TensorProto.FLOAT, ["N", 4])],
         [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(first, "first")],
-        {judge.KEY: says if isinstance(says, str) else json.dumps(says or judge_says())},
+        {onnx_classifier.KEY: says if isinstance(says, str) else json.dumps(says or judge_says())},
     )  # fmt: skip
 
 
 def judge_says(**changes):
     """What `judged` says of itself."""
     return {
-        "format": judge.FORMAT,
+        "format": onnx_classifier.FORMAT,
         "data": {"name": "digits"},
         "class_names": DIGITS,
         "image_shape": list(SHAPE),

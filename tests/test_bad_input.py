@@ -191,7 +191,7 @@ def reads(**changes):
     return samples.judged(samples.judge_says(**changes))
 
 
-NO_JUDGE = "expected a judge that scripts/train_judge.py wrote"
+NO_JUDGE = "expected a classifier that scripts/train_judge.py wrote"
 JUDGES = {
     "text": (b"no judge\n", NOT_LOADED),
     "denoiser": (samples.denoiser(), NO_JUDGE),

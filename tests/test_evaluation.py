@@ -11,7 +11,8 @@ from conftest import one_line
 from scipy import stats
 
 from keras_diffusion.errors import UserError
-from keras_diffusion.evaluation import distances, doctor, intervals, judge, measure, sweep
+from keras_diffusion.evaluation import distances, doctor, intervals, measure, sweep
+from keras_diffusion.sampling import onnx_classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -420,7 +421,7 @@ def test_the_plateau_is_explained(losses, lowest, prediction, word):
 
 def test_a_file_that_is_no_judge_is_refused():
     with pytest.raises(UserError) as error:
-        judge.Judge(ROOT / "keras_diffusion" / "models" / "digits.onnx")
+        onnx_classifier.Classifier(ROOT / "keras_diffusion" / "models" / "digits.onnx")
     assert "train_judge.py" in one_line(error)
 
 

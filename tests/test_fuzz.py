@@ -30,9 +30,9 @@ from keras_diffusion import settings as run_settings
 from keras_diffusion import spec as specs
 from keras_diffusion.data import files
 from keras_diffusion.errors import UserError
-from keras_diffusion.evaluation import judge, sweep
+from keras_diffusion.evaluation import sweep
 from keras_diffusion.report import found, page, words
-from keras_diffusion.sampling import onnx_bytes, onnx_model, samplers
+from keras_diffusion.sampling import onnx_bytes, onnx_classifier, onnx_model, samplers
 from keras_diffusion.schedules import linear_schedule
 
 MORE = int(os.environ.get("KERAS_DIFFUSION_FUZZ", "1"))
@@ -279,7 +279,7 @@ def test_text_of_a_spec(text):
 @fuzz(100, says=changed(samples.judge_says()))
 def test_judge(file, says):
     with refused():
-        reader = judge.Judge(file("c.onnx", samples.judged(text_of(says).decode())))
+        reader = onnx_classifier.Classifier(file("c.onnx", samples.judged(text_of(says).decode())))
         logits, features = reader(np.zeros((2, *reader.says["image_shape"]), np.float32))
         assert logits.shape == (2, reader.num_classes) and features.shape == (2, 4)
 

@@ -9,7 +9,8 @@ import pytest
 
 from keras_diffusion import data
 from keras_diffusion.data import sources
-from keras_diffusion.evaluation.judge import SHIPPED, Judge
+from keras_diffusion.evaluation.judge import SHIPPED
+from keras_diffusion.sampling.onnx_classifier import Classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -36,7 +37,7 @@ def train(file, *arguments):
 def test_a_judge_reads_what_it_says_and_says_how_it_was_made(file):
     done = train(file, "--epochs", "20", "--at-least", "0.9")
     assert done.returncode == 0, done.stderr
-    judge, loaded = Judge(file.parent / "judge.onnx"), data.load(file)
+    judge, loaded = Classifier(file.parent / "judge.onnx"), data.load(file)
     logits, features = judge(loaded.x_test.astype(np.float32) / 255)
     assert features.shape == (24, 32) and judge.num_classes == loaded.num_classes
     assert np.mean(logits.argmax(axis=1) == loaded.y_test) == judge.says["test_accuracy"] >= 0.9
@@ -55,7 +56,7 @@ def test_a_judge_that_reads_badly_is_not_written(file):
     "path, name, least", [(SHIPPED[0], "mnist.npz", 0.995), (SHIPPED[1], "fashion_mnist", 0.93)]
 )
 def test_the_judges_that_come_with_the_package_say_how_well_they_read(path, name, least):
-    judge = Judge(path)
+    judge = Classifier(path)
     assert judge.says["data"]["name"] == name and judge.says["data"]["test_count"] == 10_000
     assert judge.says["test_accuracy"] >= least and judge.num_classes == 10
     assert len(set(judge.says["class_names"])) == 10 and path.stat().st_size < 1e6
@@ -63,13 +64,13 @@ def test_the_judges_that_come_with_the_package_say_how_well_they_read(path, name
 
 def test_the_judge_of_digits_reads_digits():
     digits = data.load("mnist-5k", notify=lambda text: None)
-    logits, _ = Judge(SHIPPED[0])(digits.x_train.astype(np.float32) / 255)
+    logits, _ = Classifier(SHIPPED[0])(digits.x_train.astype(np.float32) / 255)
     assert np.mean(logits.argmax(axis=1) == digits.y_train) > 0.995
 
 
 @pytest.mark.skipif(not sources.FASHION_IDX.is_dir(), reason="needs dataset-fashion-mnist")
 def test_the_judge_of_clothes_reads_clothes():
     clothes = data.load("fashion_mnist", notify=lambda text: None)
-    judge = Judge(SHIPPED[1])
+    judge = Classifier(SHIPPED[1])
     logits, _ = judge(clothes.x_test.astype(np.float32) / 255)
     assert np.mean(logits.argmax(axis=1) == clothes.y_test) == judge.says["test_accuracy"]

@@ -61,7 +61,7 @@ def ablate(names, judge, data, folder, *, width, epochs, count, seed=0, say=prin
 
     Args:
         names: of `NAMES`.
-        judge: `judge.Judge`.
+        judge: `onnx_classifier.Classifier`.
         data: `data.ImageData`.
         folder: path; an earlier ablation of the same data, judge, size and seed there goes on.
         width, epochs: of each training.

@@ -22,7 +22,7 @@ def evaluate(
 
     Args:
         subject: `subjects.Subject`.
-        judge: `judge.Judge`.
+        judge: `onnx_classifier.Classifier`.
         data: `data.ImageData` to compare with.
         folder: path; made, or replaced whole if it holds an earlier evaluation.
         count: how many images, as many of each class.

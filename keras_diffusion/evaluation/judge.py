@@ -1,85 +1,12 @@
-"""The judge: a small classifier as an ONNX file, which reads images and gives the features that distances are taken in."""
+"""The judge: a classifier that comes with the package, or one of the user's own, which reads what a model draws."""
 
-import hashlib
-import json
 import pathlib
 
-import numpy as np
-
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling.onnx_model import call, metadata, session
-from keras_diffusion.spec import MAX_TEXT
+from keras_diffusion.sampling.onnx_classifier import Classifier
 
-KEY = "keras_diffusion_judge"  # of the metadata
-FORMAT = 1
 MODELS = pathlib.Path(__file__).parent.parent / "models"
 SHIPPED = (MODELS / "judge-mnist.onnx", MODELS / "judge-fashion.onnx")
-_AT_ONCE = 500
-_FIELDS = {
-    "format": int,
-    "data": dict,
-    "class_names": list,
-    "image_shape": list,
-    "test_accuracy": float,
-    "recipe": dict,
-}
-
-
-class Judge:
-    """Reads images.
-
-    Args:
-        path: an ONNX file that scripts/train_judge.py wrote.
-        threads: number of threads; None leaves it to onnxruntime.
-
-    Attributes:
-        says: what the file says of itself: data, class_names, test_accuracy, recipe.
-        sha256: of the file.
-
-    Raises:
-        UserError: where there is no such file, or it is no judge.
-    """
-
-    def __init__(self, path, *, threads=None):
-        path = pathlib.Path(path)
-        self.path = path
-        self._session = session(path, threads, "cpu")
-        self.says = _read(metadata(self._session, KEY), path)
-        if not _fits(self._session, self.says):
-            raise _no_judge(path)
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-
-    @property
-    def num_classes(self):
-        """K."""
-        return len(self.says["class_names"])
-
-    @property
-    def num_features(self):
-        """F."""
-        return next(o.shape[1] for o in self._session.get_outputs() if o.name == "features")
-
-    def __call__(self, images):
-        """What it makes of images.
-
-        Args:
-            images: float32 [N, H, W, C] in [0, 1].
-
-        Returns:
-            (logits float32 [N, K], features float32 [N, F]).
-
-        Raises:
-            UserError: where the images are of another shape than it was trained on.
-        """
-        shape = tuple(self.says["image_shape"])
-        if images.ndim != 4 or images.shape[1:] != shape:
-            raise UserError(f"judge: expected images [N, {shape}], got {images.shape}")
-        parts = [
-            call(self._session, ["logits", "features"], {"x": images[i : i + _AT_ONCE]})
-            for i in range(0, len(images), _AT_ONCE)
-        ]
-        logits, features = (np.concatenate(some) for some in zip(*parts, strict=True))
-        return logits, features
 
 
 def of_classes(class_names, *, path=None):
@@ -92,44 +19,14 @@ def of_classes(class_names, *, path=None):
     Raises:
         UserError: where it is of other classes, or none of these comes with the package.
     """
-    judges = [Judge(path)] if path else [Judge(shipped) for shipped in SHIPPED if shipped.is_file()]
+    judges = (
+        [Classifier(path)]
+        if path
+        else [Classifier(shipped) for shipped in SHIPPED if shipped.is_file()]
+    )
     for judge in judges:
         if tuple(judge.says["class_names"]) == tuple(class_names):
             return judge
     raise UserError(
         f"--judge: expected one of the classes {', '.join(class_names)}, got none; scripts/train_judge.py makes one"
-    )
-
-
-def _read(text, path):
-    try:
-        says = json.loads((text or "")[:MAX_TEXT])
-        good = isinstance(says, dict) and all(
-            isinstance(says.get(name), kind) for name, kind in _FIELDS.items()
-        )
-    except (ValueError, RecursionError):
-        good = False
-    if not good or says["format"] != FORMAT:
-        raise _no_judge(path)
-    return says
-
-
-def _fits(opened, says):
-    """Whether a file's graph is that of a judge of such images and classes."""
-    given = {value.name: (value.type, list(value.shape[1:])) for value in opened.get_inputs()}
-    found = {value.name: (value.type, value.shape[1:]) for value in opened.get_outputs()}
-    names = says["class_names"]
-    return (
-        given == {"x": ("tensor(float)", says["image_shape"])}
-        and found.get("logits") == ("tensor(float)", [len(names)])
-        and all(isinstance(name, str) for name in names)
-        and "features" in found
-        and len(found["features"][1]) == 1
-        and isinstance(found["features"][1][0], int)
-    )
-
-
-def _no_judge(path):
-    return UserError(
-        f"{path}: expected a judge that scripts/train_judge.py wrote, got another file"
     )

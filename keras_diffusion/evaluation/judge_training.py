@@ -9,9 +9,10 @@ import onnx
 import tensorflow as tf
 
 import keras_diffusion
-from keras_diffusion.evaluation import classifier, judge
+from keras_diffusion.evaluation import classifier
 from keras_diffusion.exporting import denoiser, smaller
 from keras_diffusion.nn import blocks
+from keras_diffusion.sampling import onnx_classifier
 
 
 def make(data, recipe, *, verbose=0):
@@ -31,7 +32,7 @@ def make(data, recipe, *, verbose=0):
         images, data.y_train, num_classes=data.num_classes, verbose=verbose, **recipe
     )
     says = {
-        "format": judge.FORMAT,
+        "format": onnx_classifier.FORMAT,
         "data": data.identity(),
         "class_names": list(data.class_names),
         "image_shape": list(data.image_shape),
@@ -58,7 +59,7 @@ def _to_onnx(model):
 
 def _with(graph, says):
     """The file's bytes, with its metadata."""
-    onnx.helper.set_model_props(graph, {judge.KEY: json.dumps(says, sort_keys=True)})
+    onnx.helper.set_model_props(graph, {onnx_classifier.KEY: json.dumps(says, sort_keys=True)})
     return graph.SerializeToString()
 
 
@@ -66,5 +67,5 @@ def _accuracy(file, data):
     with tempfile.NamedTemporaryFile(suffix=".onnx") as beside:
         beside.write(file)
         beside.flush()
-        logits, _ = judge.Judge(beside.name)(data.x_test.astype(np.float32) / 255)
+        logits, _ = onnx_classifier.Classifier(beside.name)(data.x_test.astype(np.float32) / 255)
     return float(np.mean(logits.argmax(axis=1) == data.y_test))

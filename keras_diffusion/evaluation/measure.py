@@ -75,7 +75,7 @@ def references(judge, data, labels, *, seed=0):
     """Real images for generated ones of these labels.
 
     Args:
-        judge: `judge.Judge`.
+        judge: `onnx_classifier.Classifier`.
         data: `data.ImageData`.
         labels: int [N] of the generated images.
         seed: of the choice.
@@ -120,7 +120,7 @@ def score(judge, images, labels, real):
     """The two figures that ways to draw are compared by, without intervals.
 
     Args:
-        judge: `judge.Judge`.
+        judge: `onnx_classifier.Classifier`.
         images: float32 [N, H, W, C] in [0, 1].
         labels: int [N].
         real: `References` for these labels.

@@ -77,7 +77,7 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
 
     Args:
         subject: `subjects.Subject` with classes.
-        judge: `judge.Judge`.
+        judge: `onnx_classifier.Classifier`.
         data: `data.ImageData`.
         folder: path; an earlier sweep of the same model, judge, data, count and seed there goes on.
         ways: as from `grid`.
