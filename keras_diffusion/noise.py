@@ -111,6 +111,11 @@ def image_keys(seed, labels, indices):
     return threefry(seed, (labels.astype(np.uint32), indices.astype(np.uint32)))
 
 
+def again(seed):
+    """The seed of second draws of a seed's images: int in [0, 2^63)."""
+    return int(seed) ^ 2**62
+
+
 def normal(keys, *, draw, shape):
     """Standard normal numbers for one draw of each image.
 

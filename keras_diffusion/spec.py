@@ -82,6 +82,8 @@ class Spec:
         precision: in which the weights are stored.
         data_range: of the images.
         guidance: what a guidance scale means.
+        reader: of a file that is drawn with one: `sha256` of reader.onnx beside it, and `redraw`, below which probability of its
+            class an image is drawn once more.
         training: the run: settings, data with name, count and SHA-256.
         versions: of the packages that made the file.
     """
@@ -97,6 +99,7 @@ class Spec:
     precision: str = "float32"
     data_range: tuple = (0.0, 1.0)
     guidance: str = GUIDANCE
+    reader: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
 
@@ -111,6 +114,7 @@ class Spec:
         _expect(tuple(self.data_range) == (0, 1), "data_range", "[0, 1]", self.data_range)
         _check_sizes(self)
         check_defaults(self.defaults)
+        _check_reader(self.reader)
         names = self.class_names
         _expect(all(map(_is_text, names)), "class_names", "texts", names)
         for name in ("image_shape", "class_names", "data_range"):
@@ -193,6 +197,15 @@ def _check_sizes(spec):
     steps = len(table) - 1 if isinstance(table, list) else spec.schedule.get("num_train_steps", 1)
     good = isinstance(steps, int) and 1 <= steps <= MAX_TRAIN_STEPS
     _expect(good, "schedule", f"1..{MAX_TRAIN_STEPS} steps", steps)
+
+
+def _check_reader(reader):
+    if not reader:
+        return
+    sha256, redraw = reader.get("sha256"), reader.get("redraw")
+    good = set(reader) == {"sha256", "redraw"} and _is_text(sha256)
+    good = good and is_number(redraw) and 0 <= redraw <= 1
+    _expect(good, "reader", "sha256 and redraw in [0, 1]", reader)
 
 
 def _refuse_constant(name):

@@ -12,7 +12,7 @@ from keras_diffusion.errors import is_number
 from keras_diffusion.muon import Muon  # noqa: F401  (load_model looks it up)
 from keras_diffusion.nn import OneHot, Precondition
 from keras_diffusion.nn.tables import look_up, spread
-from keras_diffusion.sampling import guidance, loop, request, samplers
+from keras_diffusion.sampling import guidance, loop, redrawing, request, samplers
 
 _EPS, _TIME, _DROPOUT, _STREAMS = range(4)
 
@@ -291,6 +291,8 @@ class DiffusionModel(keras.Model):
         indices=None,
         to_seed=None,
         fraction=None,
+        reader=None,
+        redraw=None,
         clip=True,
         callback=None,
         progress=False,
@@ -314,6 +316,10 @@ class DiffusionModel(keras.Model):
             indices: int [N] in place of the counted numbers.
             to_seed, fraction: another seed, and how far [N] each image goes towards what it draws; None: in equal
                 steps from the first image of `seed` to the first of `to_seed`.
+            reader: callable, images float32 [N, H, W, C] -> probabilities [N, K]: a classifier that says which images are
+                drawn again.
+            redraw: in [0, 1]: an image whose class has a smaller probability is drawn once more, and the more probable of
+                the two stays. 0 is off; None is 0.7 with a reader, but with `callback` or `to_seed`.
             clip: whether every estimate of x0 is clipped to [0, 1].
             callback: is called with a `sampling.Estimate` after each call of the network.
             progress: whether to show a bar.
@@ -345,9 +351,23 @@ class DiffusionModel(keras.Model):
         given = {name: value for name, value in given.items() if value is not None}
         chosen = samplers.fill_in({**given, "strength": strength}, samplers.of_plan(own))
         plan = samplers.plan(self.schedule, self.prediction, **chosen)
-        run = self._loop().runner(guidance_rescale=guidance_rescale, clip=clip)
-        weights = guidance.weights(plan, guidance_interval)
-        return loop.drive(run, plan, asked, weights=weights, callback=callback, progress=progress)
+        redraw = redrawing.wanted(
+            redraw,
+            lambda: reader,
+            num_classes=self.num_classes,
+            usual=0.0 if reader is None else redrawing.BELOW,
+            callback=callback,
+            to_seed=to_seed,
+        )
+        return loop.drive(
+            self._loop().runner(guidance_rescale=guidance_rescale, clip=clip),
+            plan,
+            asked,
+            weights=guidance.weights(plan, guidance_interval),
+            redraw=redraw,
+            callback=callback,
+            progress=progress,
+        )
 
     def _loop(self):
         if self._sampling_loop is None:

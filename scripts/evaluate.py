@@ -33,6 +33,7 @@ def parse(arguments):
         "--num-samples", type=cli.integer(1, 10**6), metavar="N", help="(10000; with --sweep 1000)"
     )
     sampling_options.add_defaults(parser, own=True)
+    sampling_options.add_redraw(parser)
     parser.add_argument("--seed", type=cli.integer(0, 2**63 - 1), default=0, help="(0)")
     parser.add_argument(
         "--data", type=cli.name, help="as for fit.py (what the model was trained on)"
@@ -66,9 +67,14 @@ def parse(arguments):
     if given and not options.sweep:
         parser.error(f"--{given[0]}: expected with --sweep, got it alone")
     single = sampling_options.default_arguments(options)
+    single |= {
+        name: given
+        for name in ("reader", "redraw")
+        if (given := getattr(options, name)) is not None
+    }
     if options.sweep and single:
         name = next(iter(single))
-        lists = f"--{_LISTED[name]}" if name in _LISTED else "none of it"
+        lists = f"--{_LISTED[name]}" if name in _LISTED else "none"
         parser.error(
             f"{sampling_options.option(name)}: expected {lists} with --sweep, got one value"
         )
@@ -156,7 +162,7 @@ def main():
     from keras_diffusion.evaluation import subjects
     from keras_diffusion.evaluation.judge import of_classes
 
-    subject = subjects.open_subject(options.model)
+    subject = subjects.open_subject(options.model, reader=options.reader)
     images = open_images(options.data, subject.trained_on)
     judge = of_classes(images.class_names, path=options.judge)
     work = sweep if options.sweep else evaluate
@@ -180,7 +186,7 @@ def evaluate(options, subject, judge, images, folder):
         images,
         folder,
         count=options.num_samples or 10_000,
-        asked=sampling_options.default_arguments(options),
+        asked={**sampling_options.default_arguments(options), "redraw": options.redraw},
         seed=options.seed,
         train_on_generated=options.train_on_generated,
     )

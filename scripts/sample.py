@@ -15,6 +15,7 @@ import numpy as np
 from keras_diffusion import cli, imagefiles, runs
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
+from keras_diffusion.sampling import onnx_classifier
 from keras_diffusion.sampling import options as sampling_options
 from keras_diffusion.sampling.frames import Frames
 
@@ -49,8 +50,11 @@ def main():
     run, record = runs.finished(options.run)
     cli.check_output(options.out, (".png", ".gif", ".npy"))
     cli.need("tensorflow", "matplotlib", "tqdm", extra="train")
+    if options.reader:
+        cli.need("onnxruntime", extra="onnx")
     cli.load_tensorflow()
     model = runs.load_sampler(run)
+    reader = onnx_classifier.reader(options.reader)
     labels = sampling_options.labels(options, model.num_classes)
     names = runs.class_names(record, model.num_classes)
     suffix = pathlib.Path(options.out).suffix.lower()
@@ -61,7 +65,9 @@ def main():
     frames = Frames(labels.size) if suffix == ".gif" else None
     began = time.perf_counter()
     try:
-        images = model.sample(labels, callback=frames, progress=sys.stderr.isatty(), **asked)
+        images = model.sample(
+            labels, callback=frames, progress=sys.stderr.isatty(), reader=reader, **asked
+        )
     except ValueError as error:
         raise UserError(sampling_options.said_of_options(error)) from None
     seconds = time.perf_counter() - began

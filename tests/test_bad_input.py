@@ -463,7 +463,7 @@ EVALUATE = [
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --num-samples=100 --times=20,1", "--times: expected times that fall from 30"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --num-samples=100 --scales=1e39", "--scales"),
     ("model.onnx --sweep --guidance=2", "--guidance: expected --scales with --sweep"),
-    ("model.onnx --sweep --variance=beta", "--variance: expected none of it with --sweep"),
+    ("model.onnx --sweep --variance=beta", "--variance: expected none with --sweep"),
     ("model.onnx --sharpen=1.5", "--sharpen: expected a number in 0..1"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --out=text.txt --num-samples=100", "text.txt"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --out=theirs --num-samples=100", "--out: expected a new folder"),

@@ -4,14 +4,14 @@ import numpy as np
 
 from keras_diffusion.benchmarking import clock
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling import onnx_model
+from keras_diffusion.sampling import onnx_model, onnx_session
 
 
 def device():
     """cpu or gpu, and the name of it."""
     import onnxruntime
 
-    found = onnx_model.PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    found = onnx_session.PROVIDERS["cuda"] in onnxruntime.get_available_providers()
     return {"kind": "gpu", "name": "CUDA"} if found else {"kind": "cpu", "name": "CPU"}
 
 

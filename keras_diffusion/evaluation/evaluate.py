@@ -7,7 +7,8 @@ import time
 import numpy as np
 
 from keras_diffusion import cli, figures
-from keras_diffusion.evaluation import doctor, intervals, measure, subjects
+from keras_diffusion.errors import UserError
+from keras_diffusion.evaluation import doctor, intervals, measure, subjects, table
 from keras_diffusion.files import replacing_folder
 
 FORMAT = 1
@@ -26,7 +27,7 @@ def evaluate(
         data: `data.ImageData` to compare with.
         folder: path; made, or replaced whole if it holds an earlier evaluation.
         count: how many images, as many of each class.
-        asked: arguments of `sample` that decide its tableau and guidance.
+        asked: arguments of `sample` that decide its tableau and guidance, and `redraw`.
         seed: of the images.
         train_on_generated: whether a classifier is trained on them too, which loads TensorFlow.
         say: function of a line.
@@ -37,15 +38,20 @@ def evaluate(
     Raises:
         UserError: where the count is too small for a figure, or the images can't be drawn or compared.
     """
+    asked = dict(asked)
+    below = asked.pop("redraw", None)
     labels = subjects.labels_for(subject, count)
     drawn_as = labels if subject.num_classes else np.full(count, judge.num_classes)
     calls = subject.calls(**asked)  # before minutes of work: whether that can be drawn
+    redraw = Redrawn.of(subject, judge, below)
     measure.check_count(count, judge.num_features)
     say("judging real images")
     real = measure.references(judge, data, subjects.real_labels(subject, count, data))
-    say(f"drawing {count:,} images in {calls} network calls each")
+    say(
+        f"drawing {count:,} images in {calls} network calls each{', some of them twice' if redraw.below else ''}"
+    )
     began = time.perf_counter()
-    images = subject.draw(labels, seed=seed, **asked)
+    images = subject.draw(labels, seed=seed, **redraw.arguments(), **asked)
     seconds = time.perf_counter() - began
     generated = measure.judged(judge, images, drawn_as)
     say("measuring")
@@ -57,7 +63,7 @@ def evaluate(
         "sampling": {
             **subject.asked(**asked),
             "seed": seed,
-            "network_calls": calls,
+            **redraw.to_json(calls, count),
         },
         "seconds_of_drawing": round(seconds, 2),
         "generated": measure.measure(generated, real),
@@ -82,6 +88,56 @@ def evaluate(
         (beside / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         _draw(beside, subject, generated, real, record, index, distance)
     return record
+
+
+class Redrawn:
+    """Which images are drawn again, and how many were: a reader that counts what it reads.
+
+    Args:
+        classifier: `Classifier`, or None where every image is drawn once.
+        below: as `sample`'s `redraw`.
+    """
+
+    def __init__(self, classifier, below):
+        self.classifier, self.below, self.read = classifier, below, 0
+
+    @classmethod
+    def of(cls, subject, judge, below):
+        """That of a subject; `below` None is its own.
+
+        Raises:
+            UserError: where the judge is to judge its own choice, or there is no reader.
+        """
+        below = subject.redraw if below is None else below
+        if not below:
+            return cls(None, 0.0)
+        classifier = subject.find_reader()
+        if classifier is None:
+            raise UserError(f"redraw: expected a reader as well, got {below} alone")
+        if classifier.sha256 == judge.sha256:
+            raise UserError("reader: expected another classifier than the judge, got the same")
+        return cls(classifier, below)
+
+    def __call__(self, images):
+        self.read += len(images)
+        return self.classifier.probabilities(images)
+
+    def arguments(self):
+        """Of `sample`."""
+        return {"redraw": self.below, "reader": self} if self.below else {"redraw": 0.0}
+
+    def to_json(self, calls, count):
+        """For evaluation.json: network calls of an image at most and in the mean, of `count` images that were drawn."""
+        if not self.below:
+            return {"network_calls": calls, "network_calls_mean": calls}
+        share = self.read / count - 1
+        return {
+            "redraw": self.below,
+            "reader": self.classifier.sha256,
+            "redrawn": share,
+            "network_calls": 2 * calls,
+            "network_calls_mean": calls * (1 + share),
+        }
 
 
 def _examine(subject, generated, real, scale):
@@ -128,7 +184,7 @@ def _draw(folder, subject, generated, real, record, index, distance):
     names = list(subject.class_names) or ["no class"]
     matrix = record["generated"].get("confusion")
     if matrix:
-        title = f"{len(generated):,} images, {record['sampling']['network_calls']} network calls"
+        title = f"{len(generated):,} images, {table.calls(record['sampling'])}"
         figures.confusion(folder / "confusion.png", matrix, names, title=title)
     each = len(generated) // len(names)
     shown = generated.images.reshape(len(names), each, *generated.images.shape[1:])[:, :10]

@@ -9,7 +9,8 @@ import numpy as np
 from keras_diffusion import cli, runs
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling import guidance, onnx_model, request, samplers
+from keras_diffusion.sampling import guidance, onnx_model, redrawing, request, samplers
+from keras_diffusion.sampling.onnx_classifier import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,8 @@ class Subject:
         defaults: arguments of `sample` that hold where none is given.
         trained_on: name or file of its data, None where it doesn't say.
         weights: what tells its weights apart from others'.
+        find_reader: callable without arguments -> `Classifier` that says which images are drawn again, or None.
+        redraw: below which probability, unless told otherwise; 0: none is.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Subject:
     defaults: dict
     trained_on: str | None
     weights: str
+    find_reader: Any = lambda: None
+    redraw: float = 0.0
 
     def draw(self, labels, **asked):
         """Images of labels: float32 [N, H, W, C] in [0, 1].
@@ -82,15 +87,19 @@ class Subject:
         return len(plan) + int((scales != 1).sum() if self.num_classes else 0)
 
 
-def open_subject(path):
+def open_subject(path, *, reader=None):
     """A run's folder, or an ONNX file; None is the model that comes with the package.
+
+    Args:
+        path: of it.
+        reader: path of a classifier that says which images are drawn again; None: the model's own.
 
     Raises:
         UserError: where it is neither, or can't be read.
     """
     if path is not None and pathlib.Path(path).is_dir():
-        return _of_run(path)
-    model = onnx_model.load(path)
+        return _of_run(path, reader)
+    model = onnx_model.load(path, reader=reader)
     spec = model.spec
     trained = spec.training.get("settings")
     return Subject(
@@ -105,23 +114,26 @@ def open_subject(path):
         defaults=dict(spec.defaults),
         trained_on=_text(trained.get("data")) if isinstance(trained, dict) else None,
         weights=f"{spec.weights_sha256} {spec.precision}",
+        find_reader=lambda: model.reader,
+        redraw=model.usual_redraw,
     )
 
 
-def _of_run(folder):
+def _of_run(folder, reader):
     run, record = runs.finished(folder)
     cli.need("tensorflow", extra="train")
     cli.load_tensorflow()
     model = runs.load_sampler(run)
     return of_model(
         model,
+        reader=None if reader is None else Classifier(reader),
         name=str(folder),
         class_names=runs.class_names(record, model.num_classes),
         trained_on=_text(record["settings"].get("data")),
     )
 
 
-def of_model(model, *, name, class_names, trained_on=None):
+def of_model(model, *, name, class_names, trained_on=None, reader=None):
     """A `DiffusionModel` in memory, drawing with TensorFlow.
 
     Args:
@@ -129,6 +141,7 @@ def of_model(model, *, name, class_names, trained_on=None):
         name: what it is called.
         class_names: one a class.
         trained_on: name or file of its data.
+        reader: `Classifier` that says which images are drawn again, or None.
     """
     return Subject(
         name=name,
@@ -142,6 +155,8 @@ def of_model(model, *, name, class_names, trained_on=None):
         defaults=dict(model.sampling),
         trained_on=trained_on,
         weights=specs.weights_sha256(model.sampling_network.get_weights()),
+        find_reader=lambda: reader,
+        redraw=0.0 if reader is None else redrawing.BELOW,
     )
 
 

@@ -73,7 +73,7 @@ def grid(samplers, steps, spacings, scales, intervals, *, etas=(0.0,), sharpens=
 
 
 def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
-    """Measures every way to draw that isn't measured yet.
+    """Measures every way to draw that isn't measured yet; every image is drawn once.
 
     Args:
         subject: `subjects.Subject` with classes.
@@ -110,7 +110,7 @@ def sweep(subject, judge, data, folder, ways, *, count, seed=0, say=print):
     done = {_key(row) for row in rows}
     left = [way for way in ways if _key(way) not in done]
     for k, way in enumerate(left, 1):
-        images = subject.draw(labels, seed=seed, **_drawn(way))
+        images = subject.draw(labels, seed=seed, redraw=0.0, **_drawn(way))
         row = {
             **way,
             "calls": subject.calls(**_drawn(way)),

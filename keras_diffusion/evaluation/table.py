@@ -21,6 +21,14 @@ _SHAPES = {
 }
 
 
+def calls(sampling):
+    """How many network calls an image took, in words, of an evaluation's `sampling`."""
+    most, mean = sampling["network_calls"], sampling["network_calls_mean"]
+    if most == mean:
+        return f"{most} network calls"
+    return f"{mean:.2f} network calls in the mean, {most} at most"
+
+
 def table(record):
     """The figures of generated and of real images side by side, with 95% intervals.
 
@@ -31,7 +39,8 @@ def table(record):
         `rich.table.Table`.
     """
     count = record["generated"]["count"]
-    made = Table(title=f"{count:,} images, judge right on {record['judge']['test_accuracy']:.2%}")
+    right = record["judge"]["test_accuracy"]
+    made = Table(title=f"{count:,} images, {calls(record['sampling'])}; judge right on {right:.2%}")
     for name in ("", "generated", f"{count:,} real ones"):
         made.add_column(name, justify="right" if name else "left")
     for key, words, kind in _ROWS:

@@ -10,7 +10,15 @@ import tensorflow as tf
 
 from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import lite
-from keras_diffusion.sampling import guidance, loop, onnx_model, portable, request, samplers
+from keras_diffusion.sampling import (
+    guidance,
+    loop,
+    onnx_model,
+    onnx_session,
+    portable,
+    request,
+    samplers,
+)
 
 CALL_TOLERANCE = 1e-4  # of outputs, which are about as large as standard normal numbers
 IMAGE_TOLERANCE = 1e-3  # a quarter of a grey level of 256
@@ -107,7 +115,7 @@ def certify_small(folder, precision):
 
 
 def _run(path, given):
-    return onnx_model.session(path, None, "cpu").run(["images"], given)[0]
+    return onnx_session.session(path, None, "cpu").run(["images"], given)[0]
 
 
 def certify_lite(model, network, folder):
@@ -207,7 +215,7 @@ class _Files:
         self.saved = tf.saved_model.load(str(folder / "saved_model")).signatures
         self.denoiser = onnx_model.load(folder / "denoiser.onnx", provider="cpu")
         self.sampler = onnx_model.load(folder / "sampler.onnx", provider="cpu")
-        self.with_noise = onnx_model.session(folder / "sampler_noise.onnx", None, "cpu")
+        self.with_noise = onnx_session.session(folder / "sampler_noise.onnx", None, "cpu")
 
     def call(self, n):
         """Differences of one call of the network on n images."""

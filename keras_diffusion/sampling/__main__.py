@@ -55,7 +55,9 @@ def main():
     if asked.shard != (1, 1) and suffix != ".npy":
         raise UserError(f"--out: expected a .npy with --shard, got {asked.out!r}")
     cli.need("onnxruntime", extra="onnx")
-    model = onnx_model.load(asked.file, threads=asked.threads, provider=asked.provider)
+    model = onnx_model.load(
+        asked.file, reader=asked.reader, threads=asked.threads, provider=asked.provider
+    )
     if suffix == ".gif" and not isinstance(model, onnx_model.Denoiser):
         raise UserError(
             "--out: expected .png or .npy with a sampler.onnx, got .gif; use the denoiser.onnx"

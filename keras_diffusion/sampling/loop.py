@@ -1,5 +1,6 @@
 """The sampling loop: what every driver shares, and the one in NumPy, around any network that is a callable."""
 
+import functools
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class Estimate(NamedTuple):
     x0: np.ndarray
 
 
-def drive(run, plan, asked, *, weights, callback=None, progress=False, out=None):
+def drive(run, plan, asked, *, weights, redraw=None, callback=None, progress=False, out=None):
     """Draws the images of a request, in chunks of bounded memory; with a callback or a bar, row by row.
 
     Args:
@@ -40,6 +41,7 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False, out=None)
         plan: `Tableau`.
         asked: `Request`.
         weights: float32 [S], of guidance.
+        redraw: `Redraw`, or None: every image is drawn once.
         callback: is called with an `Estimate` after each row.
         progress: whether to show a bar (needs tqdm).
         out: function from a shape to what the images are put into, slice after slice, as into a float32 array; None: one.
@@ -52,21 +54,37 @@ def drive(run, plan, asked, *, weights, callback=None, progress=False, out=None)
     chunks = asked.chunks(plan, rows=size)
     images = (out or array)((len(asked), *asked.image_shape))
     with _bar(len(plan) * len(chunks)) if progress else nullcontext() as bar:
+        draw = functools.partial(_draw, run, plan, weights=weights, size=size)
         for chunk in chunks:
             part = asked.part(chunk)
-            x = part.start(plan)
-            x0 = np.zeros_like(x)
-            for i in range(0, len(plan), size):
-                fresh = part.row_noise(plan, range(i, i + size))
-                now = slice(i, i + size)
-                x, x0 = run(plan[now], x, x0, part, weights=weights[now], noise=fresh)
-                if bar is not None:
-                    bar.update()
-                if callback is not None:
-                    t = plan.t[i] / plan.num_train_steps
-                    callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
-            images[chunk] = clip_unit(np.asarray(x))
+            drawn = draw(part, told=functools.partial(_tell, bar, callback, chunk, plan))
+            if redraw is not None:
+                drawn = redraw.better(
+                    drawn, part.labels, lambda some, part=part: draw(part.again(some))
+                )
+            images[chunk] = drawn
     return images
+
+
+def _draw(run, plan, part, *, weights, size, told=None):
+    """The images of one chunk, `size` rows at a time; `told` is called with each time's first row and estimate of x0."""
+    x = part.start(plan)
+    x0 = np.zeros_like(x)
+    for i in range(0, len(plan), size):
+        fresh = part.row_noise(plan, range(i, i + size))
+        now = slice(i, i + size)
+        x, x0 = run(plan[now], x, x0, part, weights=weights[now], noise=fresh)
+        if told is not None:
+            told(i, x0)
+    return clip_unit(np.asarray(x))
+
+
+def _tell(bar, callback, chunk, plan, i, x0):
+    if bar is not None:
+        bar.update()
+    if callback is not None:
+        t = plan.t[i] / plan.num_train_steps
+        callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
 
 
 def _fits(rows, image_shape):

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling.onnx_model import call, metadata, session
+from keras_diffusion.sampling.onnx_session import call, metadata, session
 from keras_diffusion.spec import MAX_TEXT
 
 KEY = "keras_diffusion_judge"  # of the metadata
@@ -84,6 +84,15 @@ class Classifier:
         logits, _ = self(images)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
+
+
+def reader(path):
+    """What `DiffusionModel.sample` takes as its reader, of a file; None of None.
+
+    Raises:
+        UserError: as `Classifier`.
+    """
+    return None if path is None else Classifier(path).probabilities
 
 
 def _read(text, path):

@@ -1,31 +1,35 @@
 """Exported models in onnxruntime: a network for the NumPy loop, or the whole sampler in one file."""
 
-import os
+import functools
 import pathlib
 
 import numpy as np
 
+from keras_diffusion import noise
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import (
     guidance,
     loop,
-    onnx_bytes,
     portable,
+    redrawing,
     request,
     samplers,
 )
+from keras_diffusion.sampling.onnx_classifier import Classifier
+from keras_diffusion.sampling.onnx_session import call, metadata, session
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-MAX_BYTES = 2**31 - 1  # of a file: Protocol Buffers hold no more
 SHIPPED = pathlib.Path(__file__).parent.parent / "models" / "digits.onnx"
+READER = "reader.onnx"  # beside a model that is exported with one
 
 
-def load(path=None, *, threads=None, provider="auto"):
+def load(path=None, *, reader=None, threads=None, provider="auto"):
     """Opens a file that export/convert.py wrote.
 
     Args:
         path: denoiser.onnx or sampler.onnx; None is the model that comes with the package, digits by class.
+        reader: path of a classifier that scripts/train_judge.py wrote, for `sample`'s `redraw`; None: the one that the model was
+            exported with, reader.onnx beside it.
         threads: number of threads; None leaves it to onnxruntime.
         provider: "cpu", "cuda", or "auto": CUDA where this onnxruntime has it.
 
@@ -42,7 +46,9 @@ def load(path=None, *, threads=None, provider="auto"):
     kinds = {"denoiser": Denoiser, "sampler": Sampler}
     if spec.kind not in kinds:
         raise UserError(f"{path}: expected a denoiser.onnx or sampler.onnx, got a {spec.kind}.onnx")
-    made = kinds[spec.kind](spec, opened)
+    beside = path.parent / READER if spec.reader else None
+    given = None if reader is None else Classifier(reader, threads=threads)
+    made = kinds[spec.kind](spec, opened, reader=given, beside=beside)
     _check_graph(made, path)
     return made
 
@@ -63,83 +69,6 @@ def _check_graph(exported, path):
         )
 
 
-def session(path, threads, provider):
-    """onnxruntime's session of a file; a UserError, as `load` says, where there is none to be had."""
-    if not os.path.isfile(path):
-        found = "a folder; name a file in it" if os.path.isdir(path) else "none"
-        raise UserError(f"{path}: expected an ONNX file, found {found}")
-    data = _read(path)
-    import onnxruntime
-
-    there = onnxruntime.get_available_providers()
-    wanted = [PROVIDERS["cpu"]]
-    if provider == "cuda" and PROVIDERS["cuda"] not in there:
-        raise UserError(
-            "provider: expected an onnxruntime with CUDA, got one without: install onnxruntime-gpu"
-        )
-    if provider != "cpu" and PROVIDERS["cuda"] in there:
-        wanted.insert(0, PROVIDERS["cuda"])
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised too; the rest is for developers
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        opened = onnxruntime.InferenceSession(data, options, providers=wanted)
-    except Exception as error:  # onnxruntime's own classes, which differ from version to version
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: expected a file that onnxruntime can load, got: {reason[:200]}"
-        ) from None
-    if provider == "cuda" and PROVIDERS["cuda"] not in opened.get_providers():
-        raise UserError(
-            "provider: expected CUDA to start, got the CPU: look at its libraries and the driver, or take cpu"
-        )
-    return opened
-
-
-def _read(path):
-    """The bytes of a file whose weights all stand in it: what they name would be read wherever it is."""
-    size = os.path.getsize(path)
-    if size > MAX_BYTES:
-        raise UserError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
-    data = path.read_bytes()
-    try:
-        external = onnx_bytes.has_external_data(data)
-    except ValueError as error:
-        raise UserError(
-            f"{path}: expected a file that onnxruntime can load, got another ({error})"
-        ) from None
-    if external:
-        raise UserError(
-            f"{path}: expected a file that holds its weights itself, got one that names other files"
-        )
-    return data
-
-
-def metadata(opened, key):
-    """What a file says of itself under a key; None where it says nothing that is text."""
-    try:
-        return opened.get_modelmeta().custom_metadata_map.get(key)
-    except UnicodeDecodeError:
-        return None
-
-
-def call(opened, outputs, given):
-    """One call of onnxruntime: the arrays of these outputs.
-
-    Raises:
-        UserError: where it can't be run, or puts out what is no number.
-    """
-    try:
-        found = opened.run(outputs, given)
-    except Exception as error:  # onnxruntime's own classes
-        reason = " ".join(str(error).split())
-        raise UserError(f"onnxruntime could not run the model: {reason[:200]}") from None
-    if not all(np.isfinite(array).all() for array in found):
-        raise UserError("model: expected finite numbers from it, got others; export it again")
-    return found
-
-
 class _Exported:
     """What both kinds of file share: the spec, and what of a request it decides."""
 
@@ -147,9 +76,45 @@ class _Exported:
     REQUIRED: frozenset
     OUTPUT: str
 
-    def __init__(self, spec, session):
+    def __init__(self, spec, session, *, reader=None, beside=None):
         self.spec = spec
         self.session = session
+        self._given, self._beside = reader, beside
+
+    @functools.cached_property
+    def reader(self):
+        """The `Classifier` that says which images are drawn again; None where there is none.
+
+        Raises:
+            UserError: where the one that the model was exported with isn't there, or is another.
+        """
+        if self._given is not None or self._beside is None:
+            return self._given
+        found = Classifier(self._beside)
+        if found.sha256 != self.spec.reader["sha256"]:
+            raise UserError(
+                f"{self._beside}: expected the reader that the model was exported with, got another; name it with --reader"
+            )
+        return found
+
+    @property
+    def usual_redraw(self):
+        """Below which probability an image is drawn again, where nothing is said; 0: none is."""
+        return self.spec.reader.get("redraw", 0.0 if self._given is None else redrawing.BELOW)
+
+    def redraw(self, below, reader, **once):
+        """The `Redraw` of what is asked, or None; as `redrawing.wanted`, with `self.reader` where none is given.
+
+        Raises:
+            UserError: as `reader`.
+        """
+        return redrawing.wanted(
+            below,
+            lambda: reader or (self.reader and self.reader.probabilities),
+            num_classes=self.spec.num_classes,
+            usual=self.usual_redraw if reader is None else redrawing.BELOW,
+            **once,
+        )
 
     def plan(self, **asked):
         """The tableau of what is asked, the spec's defaults in place of what is None; as `samplers.plan`."""
@@ -188,8 +153,8 @@ class Denoiser(_Exported):
     REQUIRED = frozenset({"x"})
     OUTPUT = "out"
 
-    def __init__(self, spec, session):
-        super().__init__(spec, session)
+    def __init__(self, spec, session, **options):
+        super().__init__(spec, session, **options)
         self._inputs = [given.name for given in session.get_inputs()]
 
     def network(self, x, t, label):
@@ -216,9 +181,12 @@ class Denoiser(_Exported):
         variance=None,
         eta=None,
         sharpen=None,
+        reader=None,
+        redraw=None,
+        to_seed=None,
         **asked,
     ):
-        """Draws images; arguments as `DiffusionModel.sample`, what is None is the spec's.
+        """Draws images; arguments as `DiffusionModel.sample`, what is None is the spec's, and `self.reader` the reader.
 
         Args:
             labels: int [N] in 0..num_classes (num_classes: no class).
@@ -237,7 +205,8 @@ class Denoiser(_Exported):
             eta=eta,
             sharpen=sharpen,
         )
-        whole = self.request(labels, guidance_scale=guidance_scale, **asked)
+        redraw = self.redraw(redraw, reader, callback=callback, to_seed=to_seed)
+        whole = self.request(labels, guidance_scale=guidance_scale, to_seed=to_seed, **asked)
         part = whole.part(request.shard(len(whole), *shard))
         run = loop.runner(
             self.network,
@@ -247,7 +216,14 @@ class Denoiser(_Exported):
         )
         weights = self.weights(plan, guidance_interval)
         return loop.drive(
-            run, plan, part, weights=weights, callback=callback, progress=progress, out=out
+            run,
+            plan,
+            part,
+            weights=weights,
+            redraw=redraw,
+            callback=callback,
+            progress=progress,
+            out=out,
         )
 
 
@@ -274,6 +250,8 @@ class Sampler(_Exported):
         variance=None,
         eta=None,
         sharpen=None,
+        reader=None,
+        redraw=None,
         **others,
     ):
         """Draws images, as `Denoiser.sample` does, but for what a fixed graph can't do: `others` must be their defaults."""
@@ -294,20 +272,34 @@ class Sampler(_Exported):
             seed=seed,
             indices=indices,
         )
+        redraw = self.redraw(redraw, reader)
         indices = request.numbers(asked.labels, indices)
         chosen = request.shard(len(asked), *shard)
         images = (out or loop.array)((chosen.stop - chosen.start, *self.spec.image_shape))
+        draw = functools.partial(self._draw, asked, indices, rows)
         for begin in range(chosen.start, chosen.stop, request.MAX_IMAGES):
-            part = slice(begin, min(begin + request.MAX_IMAGES, chosen.stop))
-            given = {
+            part = np.arange(begin, min(begin + request.MAX_IMAGES, chosen.stop))
+            drawn = draw(part, seed)
+            if redraw is not None:
+                drawn = redraw.better(
+                    drawn,
+                    asked.labels[part],
+                    lambda some, part=part: draw(part[some], noise.again(seed)),
+                )
+            images[begin - chosen.start : begin - chosen.start + len(part)] = drawn
+        return images
+
+    def _draw(self, asked, indices, rows, part, seed):
+        """One call of onnxruntime for some of the images."""
+        return self.run(
+            {
                 "label": asked.labels[part].astype(np.int32),
                 "index": indices[part],
                 "seed": np.array(seed, np.int64),
                 "guidance_scale": asked.scale[part],
                 "rows": rows,
             }
-            images[begin - chosen.start : part.stop - chosen.start] = self.run(given)
-        return images
+        )
 
 
 _FIXED = {

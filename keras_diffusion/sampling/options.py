@@ -14,7 +14,7 @@ from keras_diffusion.sampling.times import SPACINGS
 _RENAMED = {"num_steps": "steps", "guidance_scale": "guidance"}
 _NAMES = (
     *("sampler", "num_steps", "spacing", "strength", "eta", "variance", "guidance_scale", "keep"),
-    "sharpen",
+    *("sharpen", "redraw", "reader"),
     *("guidance_interval", "guidance_rescale", "seed", "to_seed", "start_from", "labels"),
 )
 
@@ -54,6 +54,22 @@ def add_guidance(parser, usual, *, own=False):
     add("--guidance-interval", "of t/T", "0,1", type=_interval, metavar="LOW,HIGH")
 
 
+def add_redraw(parser):
+    """Adds the options of redrawing."""
+    parser.add_argument(
+        "--reader",
+        type=cli.name,
+        metavar="FILE",
+        help="a classifier of train_judge.py that says which images are drawn again (the model's)",
+    )
+    parser.add_argument(
+        "--redraw",
+        type=cli.number(0, 1),
+        metavar="P",
+        help="once more where it gives the class a smaller probability; 0 is off (the model's; with --reader 0.7)",
+    )
+
+
 def _adder(parser, own):
     def add(name, help, usual, **options):
         default = "the model's" if own else usual
@@ -70,6 +86,7 @@ def add(parser, *, own=False):
     add_defaults(parser, own=own)
     add("--guidance-rescale", type=cli.number(0, 1), metavar="SHARE", help="of the spread (0)")
     add("--no-clip", action="store_const", const=False, dest="clip", help="estimates of x0")
+    add_redraw(parser)
     add("--seed", type=cli.integer(0, 2**63 - 1), help="(0)")
     add("--to-seed", type=cli.integer(0, 2**63 - 1), help="go from --seed's image to this one's")
     add(
@@ -107,7 +124,7 @@ def arguments(options, image_shape):
     """
     given = (
         *("sampler", "num_steps", "spacing", "strength", "eta", "variance", "sharpen", "clip"),
-        *("guidance_scale", "guidance_interval", "guidance_rescale", "seed", "to_seed"),
+        *("guidance_scale", "guidance_interval", "guidance_rescale", "seed", "to_seed", "redraw"),
     )
     asked = _given(options, given)
     if options.start_from:

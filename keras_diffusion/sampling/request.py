@@ -1,6 +1,6 @@
 """Which images are asked for: their labels, their noise, and what they start from."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Request:
         image_shape: (H, W, C).
         keys: uint32 [2, N], of the noise.
         to_keys, fraction: uint32 [2, N] and float64 [N]: the noise is that share of the way to the other keys' noise.
+        again_keys: uint32 [2, N], of the noise of a second draw.
         scale: float32 [N], guidance scale; 1, off, for images of no class.
         image: float32 [N, H, W, C] in [0, 1], or None: what to start from, and what is kept.
         keep: bool [N, H, W, C], or None: pixels that stay as in `image`.
@@ -30,6 +31,7 @@ class Request:
     keys: np.ndarray
     to_keys: np.ndarray
     fraction: np.ndarray
+    again_keys: np.ndarray
     scale: np.ndarray
     image: np.ndarray | None = None
     keep: np.ndarray | None = None
@@ -38,12 +40,17 @@ class Request:
         return self.labels.size
 
     def part(self, chosen):
-        """Some of the images, by a slice."""
+        """Some of the images, by a slice or indices."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 values[name] = value[..., chosen] if name.endswith("keys") else value[chosen]
         return Request(**values)
+
+    def again(self, chosen):
+        """Second draws of some of the images, by indices."""
+        part = self.part(chosen)
+        return replace(part, keys=part.again_keys, to_keys=part.again_keys)
 
     def chunks(self, plan, *, rows=None):
         """Slices that bound the memory, one after the other, where so many rows' noise is held at once; None: all."""
@@ -126,6 +133,7 @@ def make(
     if indices is None:
         indices = noise.occurrence(labels) if to_seed is None else np.zeros_like(labels)
     keys = np.stack(noise.image_keys(seed, labels, indices))
+    again_keys = np.stack(noise.image_keys(noise.again(seed), labels, indices))
     to_keys = keys if to_seed is None else np.stack(noise.image_keys(to_seed, labels, indices))
     return Request(
         labels=labels,
@@ -133,6 +141,7 @@ def make(
         keys=keys,
         to_keys=to_keys,
         fraction=_fractions(labels, to_seed, fraction),
+        again_keys=again_keys,
         scale=check_scales(guidance_scale, labels, num_classes),
         image=None if start_from is None else _image(start_from, shape),
         keep=None if keep is None else _keep(keep, start_from, shape),
