@@ -3,7 +3,7 @@
     python export/convert.py runs/part-2.5 [--to DIR] [--also float16,int8,tflite]
 
 Writes DIR/saved_model/, denoiser.onnx, sampler.onnx, sampler_noise.onnx and parity.json (how far each is from the Keras model), all of
-them or none. --sampler, --steps and so on become the file's defaults; --best takes them from a sweep.
+them or none. --sampler, --steps and so on become the file's defaults; --best takes them from a sweep. --reader is copied to DIR/reader.onnx.
 """
 
 import argparse
@@ -31,6 +31,7 @@ def parse(arguments):
         help="ONNX files with smaller weights; one call of the network for TensorFlow Lite",
     )
     sampling_options.add_defaults(parser, own=True)
+    sampling_options.add_redraw(parser)
     parser.add_argument(
         "--best",
         type=cli.name,
@@ -107,6 +108,8 @@ def main():
             training=describe(record),
             class_names=runs.class_names(record, model.num_classes),
             defaults=convert.default_sampling(model, given),
+            reader=options.reader,
+            redraw=options.redraw,
             also=options.also,
         )
     except UserError:

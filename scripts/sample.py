@@ -54,9 +54,11 @@ def main():
         cli.need("onnxruntime", extra="onnx")
     cli.load_tensorflow()
     model = runs.load_sampler(run)
-    reader = onnx_classifier.reader(options.reader)
     labels = sampling_options.labels(options, model.num_classes)
     names = runs.class_names(record, model.num_classes)
+    reader = onnx_classifier.reader(
+        options.reader, image_shape=model.image_shape, class_names=names
+    )
     suffix = pathlib.Path(options.out).suffix.lower()
     if suffix != ".npy":
         columns = (options.per_label or 10) if names else min(10, labels.size)
@@ -66,7 +68,11 @@ def main():
     began = time.perf_counter()
     try:
         images = model.sample(
-            labels, callback=frames, progress=sys.stderr.isatty(), reader=reader, **asked
+            labels,
+            callback=frames,
+            progress=sys.stderr.isatty(),
+            reader=reader and reader.probabilities,
+            **asked,
         )
     except ValueError as error:
         raise UserError(sampling_options.said_of_options(error)) from None

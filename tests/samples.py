@@ -149,10 +149,10 @@ def with_external(location, place="initializer"):
     return model.SerializeToString()
 
 
-def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE):
+def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE, classes=10):
     """A judge as bytes: its features are the first four numbers of an image."""
     makes, pixels = helper.make_tensor_value_info, int(np.prod(shape))
-    weights = np.random.default_rng(0).normal(size=(pixels, 10)).astype(np.float32)
+    weights = np.random.default_rng(0).normal(size=(pixels, classes)).astype(np.float32)
     first = np.eye(pixels, 4, dtype=np.float32)
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
@@ -162,7 +162,7 @@ def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE):
     return _model(
         nodes,
         [makes("x", TensorProto.FLOAT, ["N", *shape])],
-        [makes(outputs[0], TensorProto.FLOAT, ["N", 10]), makes(outputs[1], TensorProto.FLOAT, ["N", 4])],
+        [makes(outputs[0], TensorProto.FLOAT, ["N", classes]), makes(outputs[1], TensorProto.FLOAT, ["N", 4])],
         [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(first, "first")],
         {onnx_classifier.KEY: says if isinstance(says, str) else json.dumps(says or judge_says())},
     )  # fmt: skip

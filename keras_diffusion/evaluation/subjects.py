@@ -9,8 +9,14 @@ import numpy as np
 from keras_diffusion import cli, runs
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling import guidance, onnx_model, redrawing, request, samplers
-from keras_diffusion.sampling.onnx_classifier import Classifier
+from keras_diffusion.sampling import (
+    guidance,
+    onnx_classifier,
+    onnx_model,
+    redrawing,
+    request,
+    samplers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +130,12 @@ def _of_run(folder, reader):
     cli.need("tensorflow", extra="train")
     cli.load_tensorflow()
     model = runs.load_sampler(run)
+    names = runs.class_names(record, model.num_classes)
     return of_model(
         model,
-        reader=None if reader is None else Classifier(reader),
+        reader=onnx_classifier.reader(reader, image_shape=model.image_shape, class_names=names),
         name=str(folder),
-        class_names=runs.class_names(record, model.num_classes),
+        class_names=names,
         trained_on=_text(record["settings"].get("data")),
     )
 

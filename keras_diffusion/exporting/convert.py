@@ -3,6 +3,7 @@
 import importlib
 import json
 import platform
+import shutil
 
 import numpy as np
 import onnx
@@ -12,7 +13,14 @@ from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import denoiser, lite, parity, sampler, saved_model, smaller
 from keras_diffusion.files import replacing_folder
-from keras_diffusion.sampling import guidance, onnx_model, portable, samplers
+from keras_diffusion.sampling import (
+    guidance,
+    onnx_classifier,
+    onnx_model,
+    portable,
+    redrawing,
+    samplers,
+)
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "onnx", "tf2onnx", "onnxruntime")
 # What smaller weights may change, as mean absolute differences of pixels in [0, 1].
@@ -21,7 +29,18 @@ WORST_TOLERANCE = 0.05
 _TRIED = 4  # images of each class that a smaller file is tried on
 
 
-def convert(model, folder, *, training, class_names=(), defaults=None, also=(), say=print):
+def convert(
+    model,
+    folder,
+    *,
+    training,
+    class_names=(),
+    defaults=None,
+    reader=None,
+    redraw=None,
+    also=(),
+    say=print,
+):
     """Exports a model.
 
     Args:
@@ -30,6 +49,9 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
         training: dict, what the run says of itself, for the spec.
         class_names: K of them.
         defaults: dict of arguments of `sample` that hold where none is given; None takes `default_sampling`.
+        reader: path of a classifier that scripts/train_judge.py wrote: the ONNX files draw once more what it doubts; it is copied
+            beside them. None: every image is drawn once.
+        redraw: below which probability of its class, in [0, 1]; None: `redrawing.BELOW`.
         also: of `spec.ALSO`: "float16" and "int8", ONNX files with smaller weights; "tflite", one call of the network.
         say: function of a line.
 
@@ -41,6 +63,7 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
     """
     if model.schedule.num_train_steps == 1:
         raise UserError("model: expected one that draws from noise, got a one-step denoiser")
+    reader = onnx_classifier.reader(reader, image_shape=model.image_shape, class_names=class_names)
     network = in_float32(model.sampling_network)
     defaults = default_sampling(model) if defaults is None else defaults
     spec = specs.Spec(
@@ -52,11 +75,14 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
         class_names=class_names,
         defaults=defaults,
         weights_sha256=specs.weights_sha256(network.get_weights()),
+        reader=_describe(reader, redraw),
         training=training,
         versions=_versions(),
     )
     rows = _rows(model, defaults)
     with replacing_folder(folder, made="parity.json") as beside:
+        if reader is not None:
+            shutil.copyfile(reader.path, beside / onnx_model.READER)
         _write(beside, network, model, spec, rows)
         say("comparing the files with the Keras model")
         certificate = parity.certify(model, network, beside, defaults)
@@ -74,6 +100,15 @@ def convert(model, folder, *, training, class_names=(), defaults=None, also=(), 
         text = json.dumps(certificate, indent=2)
         (beside / "parity.json").write_text(text + "\n", encoding="utf-8")
     return certificate
+
+
+def _describe(reader, redraw):
+    """What the spec says of a reader."""
+    if reader is None:
+        if redraw is not None:
+            raise ValueError(f"redraw: expected a reader as well, got {redraw} alone")
+        return {}
+    return {"sha256": reader.sha256, "redraw": redrawing.BELOW if redraw is None else redraw}
 
 
 def default_sampling(model, given=None):
@@ -113,7 +148,7 @@ def _smaller(folder, precision):
     compared = parity.certify_small(folder, precision)
     small = onnx_model.load(folder / f"denoiser.{precision}.onnx", provider="cpu")
     labels = np.repeat(np.arange(max(1, reference.spec.num_classes)), _TRIED)
-    difference = np.abs(reference.sample(labels) - small.sample(labels))
+    difference = np.abs(reference.sample(labels, redraw=0.0) - small.sample(labels, redraw=0.0))
     found = {
         "precision": precision,
         "images": len(labels),

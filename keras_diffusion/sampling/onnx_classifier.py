@@ -86,13 +86,27 @@ class Classifier:
         return odds / odds.sum(axis=1, keepdims=True)
 
 
-def reader(path):
-    """What `DiffusionModel.sample` takes as its reader, of a file; None of None.
+def reader(path, *, image_shape, class_names, threads=None):
+    """The `Classifier` that says which of a model's images are drawn again; None where no path is given.
+
+    Args:
+        path: of the file, or None.
+        image_shape: (H, W, C) of the model.
+        class_names: K of them.
+        threads: as `Classifier` takes them.
 
     Raises:
-        UserError: as `Classifier`.
+        UserError: as `Classifier`, and where it reads other images or classes.
     """
-    return None if path is None else Classifier(path).probabilities
+    if path is None:
+        return None
+    found = Classifier(path, threads=threads)
+    for name, wanted in (("image_shape", image_shape), ("class_names", class_names)):
+        if found.says[name] != list(wanted):
+            raise UserError(
+                f"--reader: expected one of {name} {list(wanted)}, got {found.says[name]}"
+            )
+    return found
 
 
 def _read(text, path):

@@ -11,12 +11,12 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import (
     guidance,
     loop,
+    onnx_classifier,
     portable,
     redrawing,
     request,
     samplers,
 )
-from keras_diffusion.sampling.onnx_classifier import Classifier
 from keras_diffusion.sampling.onnx_session import call, metadata, session
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "models" / "digits.onnx"
@@ -46,11 +46,29 @@ def load(path=None, *, reader=None, threads=None, provider="auto"):
     kinds = {"denoiser": Denoiser, "sampler": Sampler}
     if spec.kind not in kinds:
         raise UserError(f"{path}: expected a denoiser.onnx or sampler.onnx, got a {spec.kind}.onnx")
-    beside = path.parent / READER if spec.reader else None
-    given = None if reader is None else Classifier(reader, threads=threads)
-    made = kinds[spec.kind](spec, opened, reader=given, beside=beside)
+    find = functools.partial(_find_reader, spec, path.parent / READER, threads)
+    made = kinds[spec.kind](spec, opened, find_reader=find, reader=_fitting(reader, spec, threads))
     _check_graph(made, path)
     return made
+
+
+def _fitting(path, spec, threads):
+    """The reader of a path for the images of a spec; None of None."""
+    return onnx_classifier.reader(
+        path, image_shape=spec.image_shape, class_names=spec.class_names, threads=threads
+    )
+
+
+def _find_reader(spec, path, threads):
+    """The reader that a model was exported with; None where there was none."""
+    if not spec.reader:
+        return None
+    found = _fitting(path, spec, threads)
+    if found.sha256 != spec.reader["sha256"]:
+        raise UserError(
+            f"{path}: expected the reader that the model was exported with, got another; name it with --reader"
+        )
+    return found
 
 
 def _check_graph(exported, path):
@@ -76,10 +94,10 @@ class _Exported:
     REQUIRED: frozenset
     OUTPUT: str
 
-    def __init__(self, spec, session, *, reader=None, beside=None):
+    def __init__(self, spec, session, *, find_reader, reader=None):
         self.spec = spec
         self.session = session
-        self._given, self._beside = reader, beside
+        self._find_reader, self._given = find_reader, reader
 
     @functools.cached_property
     def reader(self):
@@ -88,14 +106,7 @@ class _Exported:
         Raises:
             UserError: where the one that the model was exported with isn't there, or is another.
         """
-        if self._given is not None or self._beside is None:
-            return self._given
-        found = Classifier(self._beside)
-        if found.sha256 != self.spec.reader["sha256"]:
-            raise UserError(
-                f"{self._beside}: expected the reader that the model was exported with, got another; name it with --reader"
-            )
-        return found
+        return self._given or self._find_reader()
 
     @property
     def usual_redraw(self):
