@@ -12,6 +12,7 @@ import sys
 
 from keras_diffusion import cli, runs
 from keras_diffusion.errors import UserError
+from keras_diffusion.sampling import onnx_classifier
 from keras_diffusion.sampling import options as sampling_options
 from keras_diffusion.spec import ALSO
 
@@ -44,6 +45,8 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     if options.calls and not options.best:
         parser.error("--calls: expected with --best, got it alone")
+    if options.redraw is not None and not options.reader:
+        parser.error("--redraw: expected --reader as well, got it alone")
     options.calls = options.calls or 10
     return options
 
@@ -93,6 +96,8 @@ def main():
     cli.need("tensorflow", extra="train")
     cli.need("onnx", "tf2onnx", extra="export")
     cli.need("onnxruntime", extra="onnx")
+    if options.reader:
+        onnx_classifier.Classifier(options.reader)  # read before minutes of work
     cli.load_tensorflow()
     from keras_diffusion.exporting import convert
 

@@ -49,6 +49,7 @@ def main():
     options = parse(sys.argv[1:])
     run, record = runs.finished(options.run)
     cli.check_output(options.out, (".png", ".gif", ".npy"))
+    sampling_options.check_redraw(options)
     cli.need("tensorflow", "matplotlib", "tqdm", extra="train")
     if options.reader:
         cli.need("onnxruntime", extra="onnx")

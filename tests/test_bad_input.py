@@ -367,6 +367,9 @@ ASKING = [
     ("--per-label=0", "--per-label: expected an integer in 1..10000000, got 0"),
     ("--per-label=99999999999", "--per-label"),
     ("--guidance-rescale=2", "--guidance-rescale: expected a number in 0..1"),
+    ("--redraw=1.5", "--redraw: expected a number in 0..1, got '1.5'"),
+    ("--redraw=much", "--redraw: expected a number in 0..1, got 'much'"),
+    ("--reader=", "--reader: expected a name, got ''"),
     ("--no-clip=1", "--no-clip"),
     ("--seed=-1", "--seed: expected an integer in 0..9223372036854775807, got -1"),
     ("--seed=9223372036854775808", "--seed"),
@@ -408,6 +411,11 @@ ONNX_ONLY = [
     ("--strength=0.5", "--strength: expected --start-from as well, got none"),
     ("--keep=half.png", "--keep: expected --start-from as well, got none"),
     ("--per-label=400000", "--out: expected at most"),
+    ("--redraw=0.5", "--redraw: expected --reader as well, got 0.5 alone"),
+    ("--reader=no.onnx", "no.onnx: expected an ONNX file, found none"),
+    ("--reader=model.onnx", "model.onnx: expected a classifier that scripts/train_judge.py wrote"),
+    ("--reader=judge.onnx --redraw=0.5 --to-seed=3", "--redraw: expected 0 with --to-seed, got 0.5"),
+    ("--reader=judge.onnx --redraw=0.5 --out=a.gif", "--redraw: expected 0 with --out=.gif, got 0.5"),
 ]  # fmt: skip
 FIT = [
     ("", "--part"),
@@ -464,6 +472,11 @@ EVALUATE = [
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --num-samples=100 --scales=1e39", "--scales"),
     ("model.onnx --sweep --guidance=2", "--guidance: expected --scales with --sweep"),
     ("model.onnx --sweep --variance=beta", "--variance: expected none with --sweep"),
+    ("model.onnx --sweep --redraw=0.5", "--redraw: expected none with --sweep"),
+    ("model.onnx --redraw=2", "--redraw: expected a number in 0..1"),
+    ("model.onnx --data=digits.npz --judge=judge.onnx --num-samples=100 --redraw=0.5", "--redraw: expected --reader as well, got 0.5 alone"),
+    ("model.onnx --data=digits.npz --judge=judge.onnx --num-samples=100 --reader=judge.onnx", "--reader: expected another classifier than the judge"),
+    ("model.onnx --data=digits.npz --judge=judge.onnx --num-samples=100 --reader=no.onnx", "no.onnx: expected an ONNX file"),
     ("model.onnx --sharpen=1.5", "--sharpen: expected a number in 0..1"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --out=text.txt --num-samples=100", "text.txt"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --out=theirs --num-samples=100", "--out: expected a new folder"),
@@ -526,6 +539,10 @@ CONVERT = [
     ("run --best=", "--best: expected a name, got ''"),
     ("run --calls=3", "--calls: expected with --best, got it alone"),
     ("run --best=sweeps/other --calls=0", "--calls"),
+    ("run --redraw=0.5", "--redraw: expected --reader as well, got it alone"),
+    ("run --redraw=1.5 --reader=judge.onnx", "--redraw: expected a number in 0..1"),
+    ("run --reader=no.onnx", "no.onnx: expected an ONNX file, found none"),
+    ("run --reader=model.onnx", "model.onnx: expected a classifier"),
 ]
 SAMPLE = [
     ("", "RUN"),
@@ -578,7 +595,7 @@ def rows():
         for program, first in (("sample", "run"), (MODULE, "model.onnx")):
             yield program, [first, arguments], words
     for k, (arguments, words) in enumerate(ONNX_ONLY):
-        yield (MODULE, "export")[k % 2], ["model.onnx", arguments], words
+        yield (MODULE, "export")[k % 2], ["model.onnx", *arguments.split()], words
     listed = {"fit": FIT, "evaluate": EVALUATE, "report": REPORT, "train_judge": TRAIN_JUDGE, "convert": CONVERT, "sample": SAMPLE, "distill": DISTILL}  # fmt: skip
     for program, cases in listed.items():
         for arguments, words in cases:
@@ -591,8 +608,10 @@ def rows():
         yield (MODULE, "export")[k % 2], [f"onnx/{name}.onnx"], words
     for name in ("text", "nested", "pixels", "external"):
         yield "evaluate", [f"onnx/{name}.onnx"], ONNX[name][1]
-    for name, (_, words) in JUDGES.items():
+    for k, (name, (_, words)) in enumerate(JUDGES.items()):
         yield "evaluate", ["model.onnx", "--data=digits.npz", f"--judge=judges/{name}.onnx"], words
+        if words in (NOT_LOADED, NO_JUDGE):
+            yield (MODULE, "export")[k % 2], ["model.onnx", f"--reader=judges/{name}.onnx"], words
     readers = itertools.cycle([
         ("sample", lambda run: [run]),
         ("convert", lambda run: [run]),

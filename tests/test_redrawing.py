@@ -164,7 +164,7 @@ def test_images_that_begin_with_one_are_drawn_again_from_it(model):
         ({"redraw": 1.5}, "redraw: expected a number in [0, 1], got 1.5"),
         ({"redraw": "much"}, "redraw: expected a number in [0, 1], got 'much'"),
         ({"redraw": float("nan")}, "redraw: expected a number in [0, 1], got nan"),
-        ({"redraw": 0.5}, "redraw: expected a reader as well, got 0.5 alone"),
+        ({"redraw": 0.5}, "redraw: expected reader as well, got 0.5 alone"),
         ({"redraw": 0.5, "to_seed": 1}, "redraw: expected 0 with to_seed, got 0.5"),
         ({"redraw": 0.5, "callback": print}, "redraw: expected 0 with callback, got 0.5"),
         ({"reader": lambda x: np.ones((len(x), 2))}, "reader: expected probabilities (8, 3), got (8, 2)"),

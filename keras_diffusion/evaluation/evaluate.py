@@ -113,7 +113,7 @@ class Redrawn:
             return cls(None, 0.0)
         classifier = subject.find_reader()
         if classifier is None:
-            raise UserError(f"redraw: expected a reader as well, got {below} alone")
+            raise UserError(f"redraw: expected reader as well, got {below} alone")
         if classifier.sha256 == judge.sha256:
             raise UserError("reader: expected another classifier than the judge, got the same")
         return cls(classifier, below)

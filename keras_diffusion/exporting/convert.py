@@ -106,7 +106,7 @@ def _describe(reader, redraw):
     """What the spec says of a reader."""
     if reader is None:
         if redraw is not None:
-            raise ValueError(f"redraw: expected a reader as well, got {redraw} alone")
+            raise ValueError(f"redraw: expected reader as well, got {redraw} alone")
         return {}
     return {"sha256": reader.sha256, "redraw": redrawing.BELOW if redraw is None else redraw}
 

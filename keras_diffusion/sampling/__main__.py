@@ -52,6 +52,7 @@ def main():
     asked = parse(sys.argv[1:])
     suffix = os.path.splitext(asked.out)[1].lower()
     cli.check_output(asked.out, (".png", ".gif", ".npy"))
+    options.check_redraw(asked)
     if asked.shard != (1, 1) and suffix != ".npy":
         raise UserError(f"--out: expected a .npy with --shard, got {asked.out!r}")
     cli.need("onnxruntime", extra="onnx")

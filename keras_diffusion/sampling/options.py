@@ -168,8 +168,18 @@ def said_of_options(error, others=None):
         others: dict from arguments to options of a program that calls them otherwise.
     """
     name = "|".join(_NAMES)
-    wanted = rf"^({name})\b|(?<=expected )({name})(?= as well)"
+    wanted = rf"^({name})\b|(?<=expected )({name})(?= as well)|(?<= with )({name})\b"
     return re.sub(wanted, lambda match: option(match[0], others), str(error))
+
+
+def check_redraw(options):
+    """Whether what is asked is a moving picture, of images that are all drawn once.
+
+    Raises:
+        UserError: where it is, and some are to be drawn again.
+    """
+    if options.redraw and options.out.lower().endswith(".gif"):
+        raise UserError(f"--redraw: expected 0 with --out=.gif, got {options.redraw:g}")
 
 
 def _numbers(text, kind, wanted):

@@ -93,5 +93,5 @@ def wanted(below, find, *, num_classes, usual=0.0, callback=None, to_seed=None):
         raise ValueError(f"redraw: expected 0 with {once}, got {shown(below)}")
     reader = find()
     if reader is None:
-        raise ValueError(f"redraw: expected a reader as well, got {shown(below)} alone")
+        raise ValueError(f"redraw: expected reader as well, got {shown(below)} alone")
     return Redraw(reader, below, num_classes)
