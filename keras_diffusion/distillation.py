@@ -35,9 +35,6 @@ class Distillation(DiffusionModel):
         times: float [S], falling from T.
         teacher_steps: steps of the teacher in one of the student's.
         guidance_scale, guidance_interval: of the teacher, as `DiffusionModel.sample` takes them.
-        reader: None, or a network on a dict of `x` and `t` to logits [N, K], as `nn.reader`: an image's scale is then
-            1 + (guidance_scale - 1)*(1 - p), where p is how sure the reader is of the class that was asked for. Guidance
-            acts where there is doubt, and leaves the others as various as they are.
         label_dropout: probability with which an image's class is hidden: there both learn to draw without.
         ema_decay, num_classes, seed: as for `DiffusionModel`.
         data_std: as for `DiffusionModel`; None weighs the error of x0 by max(SNR, 1), so that the first call counts.
@@ -62,7 +59,6 @@ class Distillation(DiffusionModel):
         teacher_steps=3,
         guidance_scale=1.0,
         guidance_interval=None,
-        reader=None,
         **kwargs,
     ):
         self.times = [float(t) for t in times]
@@ -72,9 +68,6 @@ class Distillation(DiffusionModel):
         super().__init__(network, schedule, sampling={**drawing, **guided}, **kwargs)
         teacher.trainable = False
         self.teacher = teacher
-        if reader is not None:
-            reader.trainable = False
-        self.reader = reader
         _hold_biases(network)
         self.teacher_steps, self.guidance_scale = teacher_steps, guidance_scale
         self.guidance_interval = guidance_interval
@@ -152,17 +145,8 @@ class Distillation(DiffusionModel):
         out = self.denoise(*twice, tf.concat([label, hidden], 0), network=self.teacher)
         cond, uncond = out[: tf.shape(x)[0]], out[tf.shape(x)[0] :]
         scale = tf.gather_nd(scale, guided)
-        if self.reader is not None:
-            doubt = self._doubt(*(tf.gather_nd(v, guided) for v in (x, t, label)))
-            scale = guidance.scale_now(scale, doubt)
         combined = guidance.combine(tf.gather_nd(cond, guided), uncond, scale[:, None, None, None])
         return tf.tensor_scatter_nd_update(cond, guided, combined)
-
-    def _doubt(self, x, t, label):
-        """1 - p of the class that was asked for [N]; 0 where none was."""
-        read = tf.nn.softmax(self.reader({"x": x, "t": t}, training=False))
-        sure = tf.concat([read, tf.ones_like(read[:, :1])], axis=1)
-        return 1.0 - tf.gather(sure, label, batch_dims=1)
 
     def get_config(self):
         config = super().get_config()
@@ -174,18 +158,17 @@ class Distillation(DiffusionModel):
             "teacher_steps": self.teacher_steps,
             "guidance_scale": self.guidance_scale,
             "guidance_interval": self.guidance_interval,
-            "reader": keras.saving.serialize_keras_object(self.reader),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = copy.deepcopy(config)  # Keras empties what it deserializes
-        network, teacher, reader = (
+        network, teacher = (
             keras.saving.deserialize_keras_object(config.pop(name), custom_objects=custom_objects)
-            for name in ("network", "teacher", "reader")
+            for name in ("network", "teacher")
         )
         schedule = schedules.from_config(config.pop("schedule"))
-        return cls(network, schedule, teacher=teacher, reader=reader, **config)
+        return cls(network, schedule, teacher=teacher, **config)
 
 
 def distill(

@@ -1,6 +1,6 @@
 """One distillation, from a finished run to the run folder of its student."""
 
-from keras_diffusion import building, course, distillation, fitting, pipeline, reading, settings
+from keras_diffusion import building, course, distillation, fitting, pipeline, settings
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import DISTILLED
@@ -35,7 +35,7 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         raise UserError("--resume: expected the teacher that the run began with, got another")
     steps = asked.epochs * pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
     model = fitting.last_model(run, say) if earlier is not None else None
-    model = model or _begin(asked, teacher, data, steps, say)
+    model = model or _begin(asked, teacher, steps)
     if earlier is None:
         run.clear()
     start = int(model.step.numpy())
@@ -74,22 +74,14 @@ def _check_data(asked, teacher, data):
         raise UserError(
             f"--data: expected images {list(teacher.image_shape)}, which the teacher draws, got {list(data.image_shape)}"
         )
-    if asked.reader_epochs and data.num_classes != teacher.num_classes:
-        raise UserError(
-            f"--reader-epochs: expected data of the teacher's {teacher.num_classes} classes, got {data.num_classes}"
-        )
     if teacher.num_classes and data.num_classes > teacher.num_classes:
         raise UserError(
             f"--data: expected the {teacher.num_classes} classes of the teacher, got {data.num_classes}"
         )
 
 
-def _begin(asked, teacher, data, steps, say):
-    """The `Distillation` before its first step, compiled; its reader trained."""
-    reader = None
-    if asked.reader_epochs:
-        say(f"training the reader of noisy images: {asked.reader_epochs} epochs")
-        reader = reading.train(data, teacher.schedule, epochs=asked.reader_epochs, seed=asked.seed)
+def _begin(asked, teacher, steps):
+    """The `Distillation` before its first step, compiled."""
     try:
         model = distillation.distill(
             teacher,
@@ -97,7 +89,6 @@ def _begin(asked, teacher, data, steps, say):
             teacher_steps=asked.teacher_steps,
             guidance_scale=asked.guidance,
             guidance_interval=asked.guidance_interval,
-            reader=reader,
             seed=asked.seed,
         )
     except ValueError as error:

@@ -17,7 +17,6 @@ class Asked:
     Attributes:
         times: of the student's calls, falling from T.
         teacher_steps, guidance, guidance_interval: as for `Distillation`.
-        reader_epochs: how long the reader is trained that says which images are guided; 0: all are, alike.
         epochs, batch_size, rate: of Adam; the rate rises from 0 over the first steps and falls to 0 as a cosine.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
@@ -27,7 +26,6 @@ class Asked:
     teacher_steps: int = 3
     guidance: float = 1.0
     guidance_interval: tuple | None = None
-    reader_epochs: int = 0
     epochs: int = 5
     batch_size: int = 128
     rate: float = 5e-4

@@ -23,10 +23,6 @@ def parse(arguments):
     steps = "of the teacher in one of the student's (3)"
     add("--teacher-steps", type=cli.integer(1, 1000), metavar="K", help=steps)
     sampling_options.add_guidance(parser, "1")
-    reads = (
-        "train a reader of noisy images first: it guides where a class is in doubt (0: everywhere)"
-    )
-    add("--reader-epochs", type=cli.integer(0, settings.MOST["epochs"]), metavar="N", help=reads)
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5)")
     add("--batch-size", type=cli.integer(1, settings.MOST["batch_size"]), metavar="B", help="(128)")
     add("--rate", type=cli.number(1e-8, 1), help="of Adam (0.0005)")

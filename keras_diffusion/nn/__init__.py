@@ -3,7 +3,6 @@
 from keras_diffusion.nn.blocks import BatchNorm, OneHot, gelu
 from keras_diffusion.nn.modulated import TimeFeatures, modulated_unet
 from keras_diffusion.nn.preconditioning import Precondition, precondition
-from keras_diffusion.nn.reader import reader
 from keras_diffusion.nn.unet import unet
 
 __all__ = [
@@ -14,6 +13,5 @@ __all__ = [
     "gelu",
     "modulated_unet",
     "precondition",
-    "reader",
     "unet",
 ]
