@@ -26,6 +26,7 @@ _HOME = {
     "denoiser_schedule": "schedules",
     "table_schedule": "schedules",
 }
+_OURS = ("distillation", "rates")  # which register the classes that may stand in a saved model
 __all__ = ["__version__", *_HOME]
 
 
@@ -45,14 +46,15 @@ def __dir__():
 
 def _register():
     """Imports the classes that `keras.models.load_model` looks up by name: Keras itself imports nobody's modules."""
-    ours = {f"{__name__}.{name}" for name in ("nn", "training", "distillation")}
+    ours = {f"{__name__}.{name}" for name in ("nn", "training", *_OURS)}
     if not ours & set(sys.modules):  # one of them is loading Keras now
         _know_our_classes()
 
 
 def _know_our_classes():
     if sys.modules["keras"].config.backend() == "tensorflow":
-        importlib.import_module(f"{__name__}.distillation")
+        for name in _OURS:
+            importlib.import_module(f"{__name__}.{name}")
 
 
 class _AfterKeras(importlib.abc.MetaPathFinder):

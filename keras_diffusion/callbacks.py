@@ -15,7 +15,6 @@ from tqdm import tqdm
 from keras_diffusion import runs
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import doctor
-from keras_diffusion.files import replacing
 from keras_diffusion.text import duration
 
 
@@ -125,10 +124,7 @@ class Checkpoints(keras.callbacks.Callback):
         for weight in [*self.model.weights, *(optimizer.variables if optimizer else [])]:
             if not np.isfinite(weight.numpy()).all():
                 raise _broken_down(self.model, f"weight {weight.path}", "NaN or infinity")
-        with replacing(self.run.checkpoint_at(int(self.model.step.numpy()))) as path:
-            self.model.save(path)
-        for old in self.run.checkpoint_files()[:-2]:
-            old.unlink()
+        self.run.save_checkpoint(self.model, int(self.model.step.numpy()))
         self.saved_at = time.monotonic()
 
 

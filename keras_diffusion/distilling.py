@@ -1,6 +1,6 @@
 """One distillation, from a finished run to the run folder of its student."""
 
-from keras_diffusion import building, course, distillation, fitting, pipeline, settings
+from keras_diffusion import building, course, distillation, fitting, pipeline, runs, settings
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import DISTILLED
@@ -8,7 +8,19 @@ from keras_diffusion.sampling import options
 from keras_diffusion.sessions import Session
 
 
-def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoints=None, say=print):
+def train(
+    asked,
+    teacher,
+    data,
+    run,
+    *,
+    record,
+    command,
+    earlier=None,
+    checkpoints=None,
+    recover=0,
+    say=print,
+):
     """Trains a student, or goes on with it. Nothing of an earlier run there is touched before all is in order.
 
     Args:
@@ -20,6 +32,7 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         command: the command line that continues.
         earlier: run.json of the run that goes on; None at the beginning.
         checkpoints: dict of arguments of `callbacks.Checkpoints`.
+        recover: as for `sessions.Session`.
         say: function of a line.
 
     Returns:
@@ -34,7 +47,7 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
     if earlier is not None and earlier[DISTILLED].get("teacher") != weights:
         raise UserError("--resume: expected the teacher that the run began with, got another")
     steps = asked.epochs * pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
-    model = fitting.last_model(run, say) if earlier is not None else None
+    model = runs.last_model(run, say) if earlier is not None else None
     model = model or _begin(asked, teacher, steps)
     if earlier is None:
         run.clear()
@@ -59,6 +72,7 @@ def train(asked, teacher, data, run, *, record, command, earlier=None, checkpoin
         learning_rate_at=lambda step: course.rising_and_falling(asked.rate, step, steps),
         width=None,  # its teacher's
         every=checkpoints or {},
+        recover=recover,
     )
     return fitting.finish(session, command=command, say=say, result=lambda model: model.student())
 

@@ -26,6 +26,7 @@ def fit(
     command,
     resume=False,
     checkpoints=None,
+    recover=0,
     say=print,
 ):
     """Trains a part, or goes on with it, and draws its figures.
@@ -37,6 +38,7 @@ def fit(
         command: the command line that continues, for run.json and for Ctrl-C.
         resume: whether to go on from the newest checkpoint, where there is one.
         checkpoints: dict of arguments of `callbacks.Checkpoints`.
+        recover: as for `sessions.Session`.
         say: function of a line.
 
     Returns:
@@ -55,7 +57,7 @@ def fit(
     earlier = run.read() if resume else {}
     if not resume:
         run.drop_checkpoints()
-    model = last_model(run, say)
+    model = runs.last_model(run, say)
     if model is None:
         model = building.model(
             asked.course,
@@ -72,7 +74,7 @@ def fit(
     start = int(model.step.numpy())
     record = _record(asked, data, command, from_step=start) | describe(model.network, model)
     begin(run, record, earlier, start)
-    trained = PartSession(asked, data, run, model, every=checkpoints or {})
+    trained = PartSession(asked, data, run, model, every=checkpoints or {}, recover=recover)
     return finish(trained, command=command, say=say)
 
 
@@ -140,21 +142,6 @@ def _show(asked, data, run, *, command, say):
         }
     )
     return True
-
-
-def last_model(run, say):
-    """The model of the newest checkpoint that can be read; None without checkpoints."""
-    found = run.checkpoint_files()
-    for path in reversed(found):
-        try:
-            return runs.open_model(path)
-        except UserError:
-            say(f"{path.name} is damaged; trying the one before it")
-    if found:
-        raise UserError(
-            f"--resume: expected a readable checkpoint in {run.checkpoints}, got {len(found)} damaged; --force starts over"
-        )
-    return None
 
 
 def _check_network(found, ours):

@@ -7,7 +7,7 @@ import sys
 from keras_diffusion import cli
 from keras_diffusion.errors import UserError
 
-NAMES = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps")
+NAMES = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps", "recover")
 
 
 def add(parser, usual):
@@ -28,6 +28,13 @@ def add(parser, usual):
     )
     parser.add_argument(
         "--checkpoint-steps", type=cli.integer(1), metavar="K", help="one every K steps too"
+    )
+    parser.add_argument(
+        "--recover",
+        type=cli.integer(0, 100),
+        default=0,
+        metavar="N",
+        help="at a loss that is no number, go back to the last checkpoint and halve the rate, N times at most (0)",
     )
 
 

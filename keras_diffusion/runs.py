@@ -145,6 +145,13 @@ class Run:
         """Path of the checkpoint of a step."""
         return self.checkpoints / f"step-{step:08d}.keras"
 
+    def save_checkpoint(self, model, step):
+        """Writes the whole model, whole or not at all, and keeps the last two."""
+        with replacing(self.checkpoint_at(step)) as path:
+            model.save(path)
+        for old in self.checkpoint_files()[:-2]:
+            old.unlink()
+
     def read_metrics(self):
         """Rows of metrics.csv as dicts of numbers.
 
@@ -228,6 +235,25 @@ def open_model(path):
     if not isinstance(model, DiffusionModel):
         raise UserError(f"{path}: expected a DiffusionModel, got a {type(model).__name__}")
     return model
+
+
+def last_model(run, say):
+    """The model of the newest checkpoint that can be read; None without checkpoints. Loads Keras.
+
+    Raises:
+        UserError: where there are some, and all are damaged.
+    """
+    found = run.checkpoint_files()
+    for path in reversed(found):
+        try:
+            return open_model(path)
+        except UserError:
+            say(f"{path.name} is damaged; trying the one before it")
+    if found:
+        raise UserError(
+            f"--resume: expected a readable checkpoint in {run.checkpoints}, got {len(found)} damaged; --force starts over"
+        )
+    return None
 
 
 def load_sampler(run):

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import callbacks, illustrate, pipeline
+from keras_diffusion import callbacks, illustrate, pipeline, rates, runs
 
 
 class Session:
@@ -17,12 +17,25 @@ class Session:
         learning_rate_at: function of a step, counted from 0.
         width: D, of what is said of the time that it takes; None where it can't be chosen.
         every: dict of arguments of `callbacks.Checkpoints`: how often one is written.
+        recover: how often at most a run that breaks down goes back to its last checkpoint, at half the rate.
     """
 
     def __init__(
-        self, model, data, run, *, epochs, batch_size, seed, learning_rate_at, width, every
+        self,
+        model,
+        data,
+        run,
+        *,
+        epochs,
+        batch_size,
+        seed,
+        learning_rate_at,
+        width,
+        every,
+        recover=0,
     ):
         self.model, self.data, self.run = model, data, run
+        self.recover = recover
         self.epochs, self.seed, self.width, self.every = epochs, seed, width, every
         self.whole_batch = batch_size
         self.learning_rate_at = learning_rate_at
@@ -46,11 +59,37 @@ class Session:
         return epochs * self.num_images + steps * self.whole_batch
 
     def train(self):
-        """Trains to the end, or until Ctrl-C; whether it got there."""
+        """Trains to the end, or until Ctrl-C; whether it got there.
+
+        Raises:
+            NotFinite: where training breaks down, more often than it may recover or before its first checkpoint.
+        """
+        try:
+            return self._go()
+        except callbacks.NotFinite as fault:
+            if not self.recover or not self.run.checkpoint_files():
+                raise
+            self.recover -= 1
+            self._go_back(fault)
+        return self.train()
+
+    def _go_back(self, fault):
+        """To the last checkpoint, at half the rate from there on."""
+        self.model = runs.last_model(self.run, print)
+        rates.lower(self.model, 0.5)
+        self.run.save_checkpoint(self.model, self.step)
+        self.run.cut_metrics(self.step)
+        print(
+            f"{str(fault).split(';')[0]}; back to step {self.step}, at {rates.factor_of(self.model):g} times the rate"
+        )
+
+    def _go(self):
+        """Trains from the step where the run stands; whether it got to the end."""
+        factor = rates.factor_of(self.model)
         metrics = callbacks.MetricsCSV(
             self.run,
             steps_per_epoch=self.steps_per_epoch,
-            learning_rate_at=self.learning_rate_at,
+            learning_rate_at=lambda step: factor * self.learning_rate_at(step),
             batch_size_at=self.batch_size,
         )
         progress = callbacks.Progress(
@@ -151,10 +190,10 @@ class PartSession(Session):
 
     Args:
         asked: `settings.Settings`.
-        data, run, model, every: as for `Session`.
+        data, run, model, every, recover: as for `Session`.
     """
 
-    def __init__(self, asked, data, run, model, *, every):
+    def __init__(self, asked, data, run, model, *, every, recover=0):
         self.recipe = asked.course
         super().__init__(
             model,
@@ -166,6 +205,7 @@ class PartSession(Session):
             learning_rate_at=self._rate,
             width=asked.width,
             every=every,
+            recover=recover,
         )
 
     def _rate(self, step):

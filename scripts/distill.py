@@ -77,6 +77,7 @@ def train(options, asked, teacher, record, images, run, before):
             command=command,
             earlier=before,
             checkpoints=run_options.checkpoints(options),
+            recover=options.recover,
         )
     if not finished:
         return cli.INTERRUPTED

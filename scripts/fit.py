@@ -94,6 +94,7 @@ def fit(options, asked, images, run):
             command=command,
             resume=resume,
             checkpoints=run_options.checkpoints(options),
+            recover=options.recover,
         )
     if not finished:
         return cli.INTERRUPTED

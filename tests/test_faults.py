@@ -112,6 +112,60 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_so(tmp_path, images, mon
     assert not np.isfinite(run.read_metrics()[-1]["loss"]) and not run.model.exists()
 
 
+@pytest.fixture
+def breaks_down(monkeypatch):
+    """Steps at which the loss that callbacks read is NaN, each once: the run's weights are sound."""
+    steps, read = [], callbacks.MetricsCSV.on_train_batch_end
+
+    def broken(self, batch, logs=None):
+        read(self, batch, logs)
+        if int(self.model.step.numpy()) in steps:
+            steps.remove(int(self.model.step.numpy()))
+            self.loss = float("nan")
+
+    monkeypatch.setattr(callbacks.MetricsCSV, "on_train_batch_end", broken)
+    return steps
+
+
+def test_a_run_that_goes_back_lowers_its_rate(tmp_path, images, breaks_down, capsys):  # noqa: F811
+    asked, every = ask("2.5", edition="flow", epochs=2), {"steps": 2}
+    train(tmp_path / "whole", asked, images, checkpoints=every)
+    breaks_down += [3, 5]
+    train(tmp_path / "broken", asked, images, checkpoints=every, recover=2)
+    said = [line for line in capsys.readouterr().out.splitlines() if "back to" in line]
+    assert said == [
+        "step 3: expected a finite loss, got nan; back to step 2, at 0.5 times the rate",
+        "step 5: expected a finite loss, got nan; back to step 4, at 0.25 times the rate",
+    ]
+    broken, whole = (Run(tmp_path / name) for name in ("broken", "whole"))
+    rates = [
+        now["learning_rate"] / before["learning_rate"]
+        for now, before in zip(broken.read_metrics(), whole.read_metrics(), strict=True)
+    ]
+    np.testing.assert_allclose(rates, [1, 1, 0.5, 0.5, 0.25, 0.25])
+    assert broken.read()["status"] == "finished"
+    # What is written is what the optimizer did, and what goes on with it.
+    model = keras.models.load_model(broken.model)
+    step = int(model.optimizer.iterations.numpy()) - 1
+    model.optimizer.iterations.assign(step)
+    np.testing.assert_allclose(
+        float(model.optimizer.learning_rate), broken.read_metrics()[-1]["learning_rate"], rtol=1e-6
+    )
+
+
+def test_a_run_that_breaks_down_too_often_ends(tmp_path, images, breaks_down):  # noqa: F811
+    breaks_down += [5, 6]
+    with pytest.raises(callbacks.NotFinite, match="step 6: expected a finite loss"):
+        train(tmp_path, ask("2.5", edition="flow"), images, checkpoints={"steps": 2}, recover=1)
+    assert Run(tmp_path).read()["status"] == "interrupted"
+
+
+def test_before_the_first_checkpoint_there_is_nothing_to_go_back_to(tmp_path, images, breaks_down):  # noqa: F811
+    breaks_down += [1]
+    with pytest.raises(callbacks.NotFinite, match="step 1: expected a finite loss"):
+        train(tmp_path, ask("2.5", edition="flow"), images, checkpoints={"steps": 2}, recover=9)
+
+
 def test_weights_that_are_no_numbers_push_no_checkpoint_out(tmp_path):
     run = Run(tmp_path)
     run.create()

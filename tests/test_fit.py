@@ -43,11 +43,13 @@ def ask(part, **given):
     )
 
 
-def train(folder, asked, images, *, resume=False):
+def train(folder, asked, images, *, resume=False, **options):
     run, said = Run(folder), []
     run.create()
     command = "python scripts/fit.py --resume"
-    finished = fitting.fit(asked, images, run, command=command, resume=resume, say=said.append)
+    finished = fitting.fit(
+        asked, images, run, command=command, resume=resume, say=said.append, **options
+    )
     return run, finished, said
 
 

@@ -11,7 +11,7 @@ import pytest
 import samples
 from conftest import NUM_CLASSES, make_unet, one_line
 
-from keras_diffusion import fitting, pictures, runs
+from keras_diffusion import pictures, runs
 from keras_diffusion.data import files
 from keras_diffusion.errors import UserError
 from keras_diffusion.report import found, page
@@ -98,7 +98,7 @@ def test_no_code_in_a_model(tmp_path, monkeypatch, name):
     run.checkpoints.mkdir()
     run.model.rename(run.checkpoint_at(1))
     with pytest.raises(UserError) as error:
-        fitting.last_model(run, lambda line: None)
+        runs.last_model(run, lambda line: None)
     assert "1 damaged" in one_line(error) and not (tmp_path / "sprung").exists()
 
 
