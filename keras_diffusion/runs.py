@@ -88,13 +88,17 @@ class Run:
         except OSError as error:
             raise self._unwritable(error) from None
         try:
-            for folder in (self.folder, self.figures, self.checkpoints):
-                for path in folder.glob(".*.tmp*"):
-                    if path.is_file():  # a folder may be an export's, which is still being filled
-                        path.unlink()
+            self.sweep()
             yield self
         finally:
             lock.release()
+
+    def sweep(self):
+        """Removes what a killed process left beside its targets."""
+        for folder in (self.folder, self.figures, self.checkpoints):
+            for path in folder.glob(".*.tmp*"):
+                if path.is_file():  # a folder may be an export's, which is still being filled
+                    path.unlink()
 
     def read(self):
         """run.json.

@@ -11,7 +11,7 @@ import filelock
 import keras
 import numpy as np
 import pytest
-from test_fit import ask, assert_same_outcome, images, train  # noqa: F401  (a fixture)
+from test_fit import ask, assert_same_outcome, images, train, weights  # noqa: F401  (a fixture)
 
 from keras_diffusion import callbacks, course
 from keras_diffusion.errors import UserError
@@ -42,32 +42,89 @@ def finish(process):
     return out
 
 
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
-    """SIGKILL at random moments from the first second to the last; set KERAS_DIFFUSION_KILLS for more of them."""
-    began = time.monotonic()
-    finish(start(*RUN, "--out", "whole", cwd=tmp_path))
-    took = time.monotonic() - began
+def kill(begin, took):
+    """Starts a process and kills it, at random moments from the first second to the last; how often before it was done.
+
+    Set KERAS_DIFFUSION_KILLS for more of them.
+    """
     rng = np.random.default_rng(int(time.time()))
-    resume, survived = [], 0
-    for _ in range(KILLS):
-        process = start(*RUN, *resume, "--out", "killed", cwd=tmp_path)
+    for survived in range(KILLS):
+        process = begin()
         after = rng.uniform(0, took) * (1 if survived else 0.5)  # the first run was the slowest
         try:
             process.wait(after)
-            break  # it was done before
+            return survived
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-        survived += 1
         print(f"killed after {after:.1f} s of {took:.1f}")
+    return KILLS
+
+
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
+    began = time.monotonic()
+    finish(start(*RUN, "--out", "whole", cwd=tmp_path))
+    took = time.monotonic() - began
+
+    def begin():
         resume = ["--resume"] if (tmp_path / "killed").is_dir() else []
+        return start(*RUN, *resume, "--out", "killed", cwd=tmp_path)
+
+    survived = kill(begin, took)
     killed = Run(tmp_path / "killed")
     if not (killed.exists() and killed.read()["status"] == "finished"):
-        finish(start(*RUN, *resume, "--out", "killed", cwd=tmp_path))
+        finish(begin())
     assert survived
     assert_same_outcome(killed, Run(tmp_path / "whole"))
     left = {path.name for path in killed.folder.rglob("*.tmp*")}
     assert not left, left
+
+
+FIT = """
+import sys
+import keras, numpy as np
+import keras_diffusion as kd
+
+folder, out = sys.argv[1:]
+keras.utils.set_random_seed(0)
+rng = np.random.default_rng(0)
+images, labels = rng.integers(0, 256, (200, 8, 8, 1), np.uint8), np.arange(200) % 3
+model = kd.DiffusionModel(kd.unet(width=4, num_classes=3, image_shape=(8, 8, 1)), kd.linear_schedule(50))
+model.compile(optimizer=keras.optimizers.Adam(1e-3))
+backup = kd.Backup(folder, steps=7)
+batches = kd.training_batches(images, labels, batch_size=20, seed=0, start_step=backup.step)
+history = model.fit(batches, epochs=12, steps_per_epoch=10, verbose=0, callbacks=[backup])
+assert int(model.step.numpy()) == 120
+model.save(out)
+print(backup.step, history.epoch)
+"""
+
+
+def test_a_plain_fit_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
+    """The same, of a user's own program with `kd.Backup`."""
+    (tmp_path / "fit.py").write_text(FIT)
+
+    def begin(*names):
+        return subprocess.Popen(
+            [sys.executable, "fit.py", *names],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    began = time.monotonic()
+    assert finish(begin("whole", "whole.keras")) == f"0 {list(range(12))}\n"
+    survived = kill(lambda: begin("killed", "killed.keras"), time.monotonic() - began)
+    finish(begin("killed", "killed.keras"))
+    assert survived
+    for ours, theirs in zip(
+        *(weights(tmp_path / f"{name}.keras") for name in ("killed", "whole")), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    # Once more: it is finished, and nothing is trained.
+    assert finish(begin("killed", "again.keras")).endswith("120 []\n")
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
