@@ -70,7 +70,8 @@ def describe(record):
         "data": {**data, "source": _last_name(data.get("source"))},
     }
     if runs.DISTILLED in record:
-        told[runs.DISTILLED] = record[runs.DISTILLED]
+        distilled = record[runs.DISTILLED]
+        told[runs.DISTILLED] = {**distilled, "data": _last_name(distilled.get("data"))}
     return told
 
 

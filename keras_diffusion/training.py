@@ -319,7 +319,7 @@ class DiffusionModel(keras.Model):
             reader: callable, images float32 [N, H, W, C] -> probabilities [N, K]: a classifier that says which images are
                 drawn again.
             redraw: in [0, 1]: an image whose class has a smaller probability is drawn once more, and the more probable of
-                the two stays. 0 is off; None is 0.7 with a reader, but with `callback` or `to_seed`.
+                the two stays. 0 is off; None is 0.9 with a reader, but with `callback` or `to_seed`.
             clip: whether every estimate of x0 is clipped to [0, 1].
             callback: is called with a `sampling.Estimate` after each call of the network.
             progress: whether to show a bar.

@@ -3,14 +3,17 @@
 import importlib.util
 import json
 import os
+import pathlib
 import sys
 from types import MappingProxyType
 
 import numpy as np
 import pytest
+import samples
 from conftest import NUM_CLASSES, make_unet
 
 from keras_diffusion import cli, schedules
+from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import parity
 from keras_diffusion.sampling import onnx_model
 from keras_diffusion.training import DiffusionModel
@@ -83,10 +86,32 @@ def test_a_run_becomes_files(run, main, monkeypatch, capsys):
 
 
 def test_it_goes_into_the_run_and_names_no_path_of_this_machine(run, main, monkeypatch):
+    distilled = {"times": [30.0], "data": "/home/me/secret/mnist.npz"}
+    pathlib.Path("run/run.json").write_text(json.dumps({**RECORD, "distilled": distilled}))
     call(main, monkeypatch, "run")
-    text = onnx_model.load("run/export/sampler.onnx").spec.to_json()
-    assert "mnist.npz" in text and "secret" not in text
+    spec = onnx_model.load("run/export/sampler.onnx").spec
+    assert spec.training["distilled"] == {"times": [30.0], "data": "mnist.npz"}
+    assert "mnist.npz" in spec.to_json() and "secret" not in spec.to_json()
     assert sorted(os.listdir("run")) == ["export", "model.keras", "run.json"]
+
+
+def test_a_reader_goes_with_the_files(run, main, monkeypatch, tmp_path):
+    says = samples.judge_says(class_names=RECORD["data"]["class_names"])
+    (tmp_path / "judge.onnx").write_bytes(samples.judged(says, classes=NUM_CLASSES))
+    assert call(main, monkeypatch, "run --reader judge.onnx") == 0
+    for name in ("denoiser.onnx", "sampler.onnx"):
+        opened = onnx_model.load(f"run/export/{name}")
+        assert opened.usual_redraw == 0.9 and opened.reader.says["recipe"] == {}
+    expected = run.sample([0, 1], reader=opened.reader.probabilities, num_steps=3)
+    assert np.abs(opened.sample([0, 1], num_steps=3) - expected).max() < 1e-4
+
+
+def test_a_reader_of_other_classes_is_refused(run, main, monkeypatch, tmp_path):
+    says = samples.judge_says(class_names=["1", "2", "3"])
+    (tmp_path / "judge.onnx").write_bytes(samples.judged(says, classes=NUM_CLASSES))
+    with pytest.raises(UserError, match="--reader: expected one of class_names"):
+        call(main, monkeypatch, "run --reader judge.onnx")
+    assert not (tmp_path / "run" / "export").exists()
 
 
 def test_times_of_ones_own_become_the_default(run, main, monkeypatch):

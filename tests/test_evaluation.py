@@ -470,7 +470,13 @@ def test_the_program_measures_the_model_that_comes_with_the_package(tmp_path):
     done = evaluate("--data", "mnist-5k", "--num-samples", "260", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
-    assert record["sampling"]["network_calls"] == 10  # seven steps, three of them guided
+    sampling = record["sampling"]
+    assert sampling["network_calls"] == 10  # five steps, of some twice
+    assert (
+        5 < sampling["network_calls_mean"] < 6
+        and sampling["redrawn"] == sampling["network_calls_mean"] / 5 - 1
+    )
+    assert sampling["reader"] != record["judge"]["sha256"]
     assert record["generated"]["accuracy"]["value"] > 0.95
     assert record["real"]["accuracy"]["value"] > 0.95
     assert 0.5 < record["frechet_over_floor"] < 5

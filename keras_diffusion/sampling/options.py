@@ -66,7 +66,7 @@ def add_redraw(parser):
         "--redraw",
         type=cli.number(0, 1),
         metavar="P",
-        help="once more where it gives the class a smaller probability; 0 is off (the model's; with --reader 0.7)",
+        help="once more where it gives the class a smaller probability; 0 is off (the model's; with --reader 0.9)",
     )
 
 

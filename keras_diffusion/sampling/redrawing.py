@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_diffusion.errors import is_number, shown
 
-BELOW = 0.7  # what is asked of a reader's probability unless told otherwise
+BELOW = 0.9  # what is asked of a reader's probability unless told otherwise
 
 
 class Redraw(NamedTuple):
