@@ -142,11 +142,14 @@ def need(*packages, extra):
             )
 
 
-def load_tensorflow():
+def load_tensorflow(*, devices=1):
     """Imports TensorFlow and finds its devices, with the settings that it reads only then; what the user has set stays.
 
     oneDNN is off by default on processors without AVX-512 VNNI, though it is half as fast again there. The lines that
     TensorFlow's C++ writes to stderr before any setting can silence them are held back, unless loading fails.
+
+    Args:
+        devices: on a machine without a GPU, as many logical CPUs.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -154,6 +157,12 @@ def load_tensorflow():
     with _stderr_held_back():
         import tensorflow as tf
 
+        if devices not in (1, "all") and not tf.config.list_physical_devices("GPU"):
+            (cpu, *_), one = (
+                tf.config.list_physical_devices("CPU"),
+                tf.config.LogicalDeviceConfiguration(),
+            )
+            tf.config.set_logical_device_configuration(cpu, [one] * devices)
         tf.config.list_logical_devices()
 
 

@@ -7,7 +7,7 @@ import sys
 from keras_diffusion import cli
 from keras_diffusion.errors import UserError
 
-NAMES = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps", "recover")
+NAMES = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps", "recover", "devices")
 
 
 def add(parser, usual):
@@ -30,12 +30,24 @@ def add(parser, usual):
         "--checkpoint-steps", type=cli.integer(1), metavar="K", help="one every K steps too"
     )
     parser.add_argument(
+        "--devices",
+        type=_devices,
+        default=1,
+        metavar="N|all",
+        help="GPUs (without one: logical CPUs) that share each batch (1)",
+    )
+    parser.add_argument(
         "--recover",
         type=cli.integer(0, 100),
         default=0,
         metavar="N",
         help="at a loss that is no number, go back to the last checkpoint and halve the rate, N times at most (0)",
     )
+
+
+def _devices(text):
+    """An option's type: a number, or all."""
+    return text if text == "all" else cli.integer(1, 64)(text)
 
 
 def checkpoints(options):

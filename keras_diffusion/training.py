@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import compiled, predictions, schedules
+from keras_diffusion import compiled, predictions, replicas, schedules
 from keras_diffusion.errors import is_number
 from keras_diffusion.muon import Muon  # noqa: F401  (load_model looks it up)
 from keras_diffusion.nn import OneHot, Precondition
@@ -92,7 +92,9 @@ class DiffusionModel(keras.Model):
         )
         self.loss_tracker = keras.metrics.Mean(name="loss")
         # The last batch's own loss: Keras's logs hold the running mean of the epoch.
-        self.batch_loss = tf.Variable(np.nan, dtype=tf.float32, trainable=False)
+        self.batch_loss = tf.Variable(
+            np.nan, dtype=tf.float32, trainable=False, aggregation=tf.VariableAggregation.SUM
+        )
         self._sampling_loop = None
         self.built = True
 
@@ -173,10 +175,14 @@ class DiffusionModel(keras.Model):
         return xt, tf.cast(t, tf.float32) / self.schedule.num_train_steps, target
 
     def _noise(self, x0, step):
-        return tf.random.stateless_normal(tf.shape(x0), self._key(step, _EPS), alg="philox")
+        key, shape = self._key(step, _EPS), tf.shape(x0)[1:]
+        return replicas.drawn(
+            lambda n: tf.random.stateless_normal(tf.concat([[n], shape], 0), key, alg="philox"),
+            tf.shape(x0)[0],
+        )
 
     def _spread(self, count, step):
-        return spread(count, self._key(step, _TIME))
+        return replicas.drawn(lambda n: spread(n, self._key(step, _TIME)), count)
 
     def _times(self, count, step):
         """A time for each image [N]: float in (0, T] for a continuous schedule, else int in 1..T."""
@@ -184,9 +190,14 @@ class DiffusionModel(keras.Model):
         if self.stratified:
             u = self._spread(count, step)
         elif self.schedule.continuous:
-            u = tf.random.stateless_uniform([count], key, alg="philox")
+            u = replicas.drawn(lambda n: tf.random.stateless_uniform([n], key, alg="philox"), count)
         else:
-            return tf.random.stateless_uniform([count], key, 1, steps + 1, tf.int32, alg="philox")
+            return replicas.drawn(
+                lambda n: tf.random.stateless_uniform(
+                    [n], key, 1, steps + 1, tf.int32, alg="philox"
+                ),
+                count,
+            )
         t = steps * (1.0 - u)  # in (0, T]
         if self.schedule.continuous:
             return t
@@ -196,7 +207,10 @@ class DiffusionModel(keras.Model):
         return tf.stack([tf.constant(self.seed, tf.int64), step * _STREAMS + stream])
 
     def _hide(self, label, *, step):
-        u = tf.random.stateless_uniform(tf.shape(label), self._key(step, _DROPOUT), alg="philox")
+        key = self._key(step, _DROPOUT)
+        u = replicas.drawn(
+            lambda n: tf.random.stateless_uniform([n], key, alg="philox"), tf.shape(label)[0]
+        )
         return tf.where(u < self.label_dropout, self.num_classes, label)
 
     def _unpack(self, data):
@@ -245,14 +259,16 @@ class DiffusionModel(keras.Model):
         label = self._hide(label, step=step)
         with tf.GradientTape() as tape:
             loss = self._loss(self.network, x0, label, step=step, training=True)
-            scaled = self.optimizer.scale_loss(loss)
+            # Keras sums the gradients of all devices: each has its share of the batch's mean.
+            part = loss * replicas.share(tf.shape(x0)[0])
+            scaled = self.optimizer.scale_loss(part)
         variables = self.network.trainable_variables
         self.optimizer.apply_gradients(
             zip(tape.gradient(scaled, variables), variables, strict=True)
         )
         self._average(step)
         self.step.assign_add(1)
-        self.batch_loss.assign(loss)
+        self.batch_loss.assign(part)
         self.loss_tracker.update_state(loss, sample_weight=tf.shape(x0)[0])
         return {"loss": self.loss_tracker.result()}
 
@@ -260,7 +276,7 @@ class DiffusionModel(keras.Model):
         """The loss of the sampling network on a batch, the same draws in every evaluation."""
         x0, label = self._unpack(data)
         # Images seen so far in this evaluation; negative, so that no training step has these draws.
-        step = -1 - tf.cast(self.loss_tracker.count, tf.int64)
+        step = -1 - tf.cast(replicas.total(tf.convert_to_tensor(self.loss_tracker.count)), tf.int64)
         loss = self._loss(self.sampling_network, x0, label, step=step, training=False)
         self.loss_tracker.update_state(loss, sample_weight=tf.shape(x0)[0])
         return {"loss": self.loss_tracker.result()}

@@ -64,10 +64,12 @@ def train(options, asked, teacher, record, images, run, before):
     """Trains, in a folder that is ours alone."""
     if options.resume and before is None:
         print(f"{run.folder} was stopped before its first step: starting over")
-    cli.load_tensorflow()
-    from keras_diffusion import distilling
+    cli.load_tensorflow(devices=options.devices)
+    from keras_diffusion import distilling, replicas
 
-    with run_options.telling_how_to_go_on() as command:
+    strategy = replicas.strategy(options.devices)
+    replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
+    with strategy.scope(), run_options.telling_how_to_go_on() as command:
         finished = distilling.train(
             asked,
             runs.load_sampler(teacher),

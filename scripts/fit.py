@@ -81,12 +81,16 @@ def fit(options, asked, images, run):
     resume = options.resume and run.exists()
     if options.resume and not resume:
         print(f"{run.folder} was stopped before its first step: starting over")
-    cli.load_tensorflow()  # takes seconds: only when everything else is in order
-    from keras_diffusion import fitting
+    cli.load_tensorflow(
+        devices=options.devices
+    )  # takes seconds: only when everything else is in order
+    from keras_diffusion import fitting, replicas
 
+    strategy = replicas.strategy(options.devices)
+    replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
     if options.force and run.exists():
         run.clear()
-    with run_options.telling_how_to_go_on() as command:
+    with strategy.scope(), run_options.telling_how_to_go_on() as command:
         finished = fitting.fit(
             asked,
             images,

@@ -438,6 +438,8 @@ FIT = [
     ("--part=2.5 --checkpoint-minutes=-1", "--checkpoint-minutes"),
     ("--part=2.5 --checkpoint-minutes=nan", "--checkpoint-minutes"),
     ("--part=2.5 --checkpoint-steps=0", "--checkpoint-steps"),
+    ("--part=2.5 --devices=0", "--devices: expected an integer in 1..64, got 0"),
+    ("--part=2.5 --devices=both", "--devices: expected an integer in 1..64, got 'both'"),
     ("--part=2.5 --recover=-1", "--recover: expected an integer in 0..100, got -1"),
     ("--part=2.5 --data=cifar", "got 'cifar'"),
     ("--part=2.5 --data=", "--data: expected a name, got ''"),

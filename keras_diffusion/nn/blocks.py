@@ -11,6 +11,8 @@ import math
 import keras
 import tensorflow as tf
 
+from keras_diffusion import replicas
+
 _PACKAGE = "keras_diffusion"
 _AS_OPERATIONS = contextvars.ContextVar("as_operations", default=False)
 
@@ -117,7 +119,10 @@ class BatchNorm(keras.layers.Layer):
             return self._fused(x, gamma, self.beta.value, mean, self.moving_variance.value)[0]
         beta = self.beta.value + 0.0 * bias  # a zero gradient instead of none
         none = tf.zeros([0])
-        y, mean, variance = self._fused(x, gamma, beta, none, none, is_training=True)
+        if replicas.several():
+            y, mean, variance = self._over_all(x, gamma, beta)
+        else:
+            y, mean, variance = self._fused(x, gamma, beta, none, none, is_training=True)
         self._move(self.moving_mean, tf.stop_gradient(mean) + bias)
         self._move(self.moving_variance, tf.stop_gradient(variance))
         return y
@@ -132,6 +137,16 @@ class BatchNorm(keras.layers.Layer):
             epsilon=self.epsilon,
             is_training=is_training,
         )[:3]
+
+    def _over_all(self, x, gamma, beta):
+        """The same in operators, with the statistics of the whole batch, which several devices have in parts."""
+        x32 = tf.cast(x, tf.float32)
+        count = replicas.total(tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32))
+        mean = replicas.total(tf.reduce_sum(x32, axis=(0, 1, 2))) / count
+        variance = replicas.total(tf.reduce_sum(tf.square(x32 - mean), axis=(0, 1, 2))) / count
+        y = (x32 - mean) * (tf.math.rsqrt(variance + self.epsilon) * gamma) + beta
+        # The moving average is of the unbiased one, as the fused kernel has it.
+        return tf.cast(y, x.dtype), mean, variance * count / tf.maximum(count - 1.0, 1.0)
 
     def _move(self, moving, batch):
         moving.assign(self.momentum * moving.value + (1.0 - self.momentum) * batch)
