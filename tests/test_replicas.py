@@ -1,7 +1,9 @@
 """Training on several devices: the same as on one, to rounding. Devices are logical CPUs, each test a process of its own."""
 
+import concurrent.futures
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -72,6 +74,61 @@ def test_two_devices_train_as_one(network, tmp_path):
     np.testing.assert_allclose(
         loaded.sample([0, 1, 2], num_steps=3, seed=1), two["arr_3"], atol=1e-5
     )
+
+
+WORKER = """
+import json, os, sys
+
+index, ports, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if ports:
+    workers = [f"127.0.0.1:{port}" for port in ports.split(",")]
+    task = {"type": "worker", "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+import keras, numpy as np, tensorflow as tf
+import keras_diffusion as kd
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy() if ports else tf.distribute.get_strategy()
+keras.utils.set_random_seed(0)
+rng = np.random.default_rng(0)
+images, labels = rng.integers(0, 256, (50, 8, 8, 1), np.uint8), np.arange(50) % 3
+with strategy.scope():
+    model = kd.DiffusionModel(kd.unet(width=4, num_classes=3, image_shape=(8, 8, 1)), kd.linear_schedule(50))
+    model.compile(optimizer=keras.optimizers.Adam(1e-3))
+    model.optimizer.build(model.trainable_variables)
+options = tf.data.Options()
+options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+batches = kd.training_batches(images, labels, batch_size=20, seed=0).with_options(options)
+batches = iter(strategy.experimental_distribute_dataset(batches))
+
+@tf.function
+def step(batch):
+    return strategy.run(model.train_step, args=(batch,))
+
+for _ in range(7):
+    step(next(batches))
+np.savez(out, strategy.num_replicas_in_sync, *[np.asarray(w) for w in model.weights])
+"""
+
+
+def test_two_workers_train_as_one_in_a_loop_of_ones_own(tmp_path):
+    """Two processes over loopback: Keras 3's `fit` fails there, our `train_step` doesn't."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    done = run("worker.py", "0", "", "alone.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    ports = ",".join(str(one.getsockname()[1]) for one in sockets)
+    for one in sockets:
+        one.close()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        both = list(
+            pool.map(lambda k: run("worker.py", k, ports, f"{k}.npz", cwd=tmp_path), ["0", "1"])
+        )
+    assert [one.returncode for one in both] == [0, 0], both[0].stderr[-2000:]
+    alone, *workers = (np.load(tmp_path / f"{name}.npz") for name in ("alone", "0", "1"))
+    for worker in workers:
+        assert int(worker["arr_0"]) == 2
+        for name in alone.files[1:]:
+            np.testing.assert_allclose(worker[name], alone[name], rtol=2e-4, atol=2e-5)
 
 
 FIT = (
