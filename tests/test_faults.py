@@ -170,6 +170,51 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_so(tmp_path, images, mon
 
 
 @pytest.fixture
+def disk(tmp_path):
+    """A small disk of its own, and a function that mounts it otherwise."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        return subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+        ).returncode
+
+    if os.geteuid() or mount("size=600k"):
+        pytest.skip("mounting takes root's rights")
+    yield folder, lambda options: mount(f"remount,{options}")
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def refused(process):
+    """The one line of a program that ends with status 2; the progress bar's aside."""
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 2 and "Traceback" not in err, err
+    return err.splitlines()[-1]
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(tmp_path, disk):
+    """There is room for one checkpoint, not for the second."""
+    folder, remount = disk
+    line = refused(start(*RUN, "--out", "disk/run", cwd=tmp_path))
+    assert line == "fit.py: expected files to be read and written, got: No space left on device"
+    run = Run(folder / "run")
+    assert len(run.checkpoint_files()) == 1 and not list(run.folder.rglob("*.tmp*"))
+    assert remount("size=60m") == 0
+    finish(start(*RUN, "--out", "disk/run", "--resume", cwd=tmp_path))
+    finish(start(*RUN, "--out", "whole", cwd=tmp_path))
+    assert_same_outcome(run, Run(tmp_path / "whole"))
+
+
+def test_a_read_only_folder_is_said(tmp_path, disk):
+    folder, remount = disk
+    assert remount("ro") == 0
+    line = refused(start(*RUN, "--out", "disk/run", cwd=tmp_path))
+    assert "--out: expected a folder that can be written, got disk/run" in line
+    assert not list(folder.iterdir())
+
+
+@pytest.fixture
 def breaks_down(monkeypatch):
     """Steps at which the loss that callbacks read is NaN, each once: the run's weights are sound."""
     steps, read = [], callbacks.MetricsCSV.on_train_batch_end
