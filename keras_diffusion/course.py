@@ -62,6 +62,11 @@ class Recipe:
     student_losses: tuple = ()
     shorter: tuple = ()
 
+    @property
+    def has_constant_rate(self):
+        """Whether a run of more epochs begins with the same steps as a shorter one."""
+        return not self.cosine and not self.decays
+
     def learning_rate_at(self, step, *, steps_per_epoch, epochs):
         """The rate of training step `step`, counted from 0."""
         if self.cosine:

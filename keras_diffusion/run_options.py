@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from keras_diffusion import cli
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, is_integer
 
 NAMES = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps", "recover", "devices")
 
@@ -90,9 +90,16 @@ def earlier(options, run):
         advice = "--force replaces it" if status == "finished" else again
         state = "not finished, or still going on" if status == "running" else status
         raise UserError(f"the run in {run.folder} is {state}; {advice}")
-    if status == "finished":
+    longer = options.epochs is not None and _is_longer(options.epochs, record)
+    if status == "finished" and not longer:
         raise UserError(f"--resume: the run in {run.folder} is finished; --force trains it anew")
     return record
+
+
+def _is_longer(epochs, record):
+    """Whether that is more than a run was asked for; whether it may be is for its settings to say."""
+    before = record["settings"].get("epochs")
+    return is_integer(before) and epochs > before
 
 
 def check_data(record, images):

@@ -124,12 +124,27 @@ def _checked_against(given, before):
     )
     given = {**given, "part": recipe.parts[0]}
     for name, value in given.items():
+        if name == "epochs" and value > before[name] and _may_be_longer(recipe, before):
+            continue
         if before[name] != value:
             option = name.replace("_", "-")
             raise UserError(
                 f"--resume: --{option} was {before[name]} in this run and is {value} now; give the old value or leave it out"
             )
     return given
+
+
+def _may_be_longer(recipe, before):
+    """Whether more epochs go on with a run, and don't make it another one.
+
+    Raises:
+        UserError: where the rate depends on how many there are.
+    """
+    if recipe.has_constant_rate and before["recipe"] != "best":
+        return True
+    raise UserError(
+        f"--resume: --epochs was {before['epochs']} in this run, and its learning rate falls over all of them: a longer run is another one; give the old value, or train anew with --force"
+    )
 
 
 def to_json(settings):

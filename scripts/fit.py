@@ -73,6 +73,10 @@ def main():
         # Once more: meanwhile another process may have gone on.
         asked, run, before = open_run(options)
         run_options.check_data(before, images)
+        if before is not None and asked.epochs > before["settings"]["epochs"]:
+            print(
+                f"{asked.epochs} epochs in place of {before['settings']['epochs']}: its rate is constant, so that it ends as if begun with them"
+            )
         return fit(options, asked, images, run)
 
 

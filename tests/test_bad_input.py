@@ -452,6 +452,7 @@ FIT = [
     ("--part=2.5 --out=stopped", "--resume goes on, --force starts over"),
     ("--part=2.5 --out=going", "not finished, or still going on"),
     ("--part=2.5 --out=run --resume", "is finished; --force trains it anew"),
+    ("--part=2.5 --out=run --resume --epochs=9", "a longer run is another one"),
     ("--part=2.5 --out=stopped --resume --force", "got both"),
     ("--part=2.5 --out=stopped --resume --width=16", "--width was 8"),
     ("--part=2.5 --out=stopped --resume --data=digits.npz", "--data was mnist"),

@@ -176,6 +176,35 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_nothing_had_been(
     assert_same_outcome(run, flow_run)
 
 
+def test_a_finished_run_of_constant_rate_goes_on_to_more_epochs(tmp_path, images):
+    train(tmp_path / "run", ask("1.2.1", epochs=1), images)
+    asked = settings.resolve(
+        {"part": "1.2.1", "epochs": 2}, Run(tmp_path / "run").read()["settings"]
+    )
+    run, finished, _ = train(tmp_path / "run", asked, images, resume=True)
+    whole, _, _ = train(tmp_path / "whole", ask("1.2.1", epochs=2), images)
+    assert finished and run.read()["settings"]["epochs"] == 2
+    assert [session["from_step"] for session in run.read()["sessions"]] == [0, 3]
+    for ours, theirs in zip(weights(run.model), weights(whole.model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [row["loss"] for row in run.read_metrics()] == [
+        row["loss"] for row in whole.read_metrics()
+    ]
+    assert {f["file"] for f in run.read()["figures"]} >= {
+        f["file"] for f in whole.read()["figures"]
+    }
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"part": "2.5"}, {"part": "2.2", "recipe": "best"}, {"part": "2.2", "edition": "flow"}],
+)
+def test_a_rate_that_falls_over_the_epochs_allows_no_more(asked):
+    before = settings.to_json(settings.resolve({**asked, "epochs": 2}))
+    with pytest.raises(UserError, match="--epochs was 2 in this run, and its learning rate falls"):
+        settings.resolve({"part": asked["part"], "epochs": 3}, before)
+
+
 @pytest.fixture
 def unfinished(tmp_path, flow_run):
     """The finished run, set back to the moment before its last figures."""
