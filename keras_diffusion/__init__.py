@@ -14,7 +14,7 @@ _HOME = {
     "DiffusionModel": "training",
     "Distillation": "distillation",
     "distill": "distillation",
-    "Backup": "callbacks",
+    "Backup": "backup",
     "GuidanceDoctor": "callbacks",
     "training_batches": "pipeline",
     "unet": "nn",

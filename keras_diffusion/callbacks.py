@@ -88,7 +88,7 @@ class FiniteLoss(keras.callbacks.Callback):
 
 def _broken_down(model, what, got):
     return NotFinite(
-        f"step {int(model.step.numpy())}: expected a finite {what}, got {got}; --resume would take the same steps again: start over with --force and another --seed or --batch-size; float32 is the safest precision"
+        f"step {int(model.step.numpy())}: expected a finite {what}, got {got}; the same steps again would end alike: start over with another seed or batch size; float32 is the safest precision"
     )
 
 
@@ -126,89 +126,6 @@ class Checkpoints(keras.callbacks.Callback):
                 raise _broken_down(self.model, f"weight {weight.path}", "NaN or infinity")
         self.run.save_checkpoint(self.model, int(self.model.step.numpy()))
         self.saved_at = time.monotonic()
-
-
-class Backup(keras.callbacks.Callback):
-    """Lets a plain `model.fit` that was killed go on, to the same weights bit for bit (on a CPU), as if it had never stopped.
-
-    Saves the whole `DiffusionModel`, optimizer included, as `Checkpoints` does, and when `fit` begins puts back what is newest
-    there: weights, averaged weights, optimizer and step. The first epoch then has the steps that were left of it. What it can't put
-    back is where a dataset stood: start it at `backup.step`, as `training_batches` can.
-
-    Args:
-        folder: path, of this training alone; made where it isn't there. A finished training stays in it: the same `fit` then does nothing.
-        minutes: most time between two files; one is written after each epoch too.
-        steps: most steps between two, or None.
-        say: function of a line: what it went on from, and files that are damaged.
-
-    Attributes:
-        step: how many steps are done, 0 at the beginning.
-
-    Raises:
-        UserError: where the files are another model's, or all are damaged.
-
-    Example:
-        >>> backup = kd.Backup("backup")
-        >>> batches = kd.training_batches(images, labels, batch_size=128, seed=0, start_step=backup.step)
-        >>> model.fit(batches, epochs=20, steps_per_epoch=469, callbacks=[backup])
-    """
-
-    def __init__(self, folder, *, minutes=5.0, steps=None, say=print):
-        super().__init__()
-        self.run = runs.Run(folder)
-        self.run.create()
-        self.run.sweep()
-        self.minutes, self.steps, self.say = minutes, steps, say
-        self.last = runs.last_model(self.run, say)
-        self.step = 0 if self.last is None else int(self.last.step.numpy())
-        self.rest = self.saves = None
-
-    def on_train_begin(self, logs=None):
-        a_step = self.params["steps"]
-        if not a_step:
-            raise UserError(
-                "Backup: expected steps_per_epoch with a dataset that has no end, got none"
-            )
-        self.saves = Checkpoints(
-            self.run, steps_per_epoch=a_step, minutes=self.minutes, steps=self.steps
-        )
-        self.saves.set_model(self.model)
-        if self.last is None:
-            return
-        _put_back(self.last, self.model)
-        self.last = None
-        epoch, begun = divmod(self.step, a_step)
-        self.model._initial_epoch = epoch  # as Keras's own BackupAndRestore does
-        self.rest = a_step - begun if begun else None
-        self.say(f"going on from step {self.step}")
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.saves.on_train_batch_end(batch, logs)
-        if self.model.stop_training:
-            self.rest = None  # others want it to stop
-        if self.rest is not None and batch + 1 >= self.rest:
-            self.model.stop_training = True  # ends this epoch; `on_epoch_end` takes it back
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.rest is not None:
-            self.rest, self.model.stop_training = None, False
-
-    def on_train_end(self, logs=None):
-        self.model._initial_epoch = None
-        if int(self.model.step.numpy()) > self.step:
-            self.saves.save()
-
-
-def _put_back(saved, model):
-    """Takes over the state of a model of the same kind."""
-    model.optimizer.build(model.trainable_variables)
-    theirs, ours = ([*some.weights, *some.optimizer.variables] for some in (saved, model))
-    if [w.shape for w in theirs] != [w.shape for w in ours]:
-        raise UserError(
-            "Backup: expected the model that was saved there, got another; name another folder"
-        )
-    for one, other in zip(theirs, ours, strict=True):
-        other.assign(one)
 
 
 class Progress(keras.callbacks.Callback):

@@ -90,7 +90,9 @@ def begin(run, record, earlier, start):
     run.cut_metrics(start)
     sessions = [*earlier.get("sessions", []), *record["sessions"]]
     figures = earlier["figures"] if start else []
-    run.write({**record, "sessions": sessions, "status": "running", "figures": figures})
+    before = {name: earlier[name] for name in ("recoveries",) if start and name in earlier}
+    changed = {"sessions": sessions, "status": "running", "figures": figures}
+    run.write({**record, **before, **changed})
 
 
 def finish(session, *, command, say, result=lambda model: model):
@@ -175,6 +177,7 @@ def session_record(from_step):
         "machine": {
             "cpus": os.cpu_count(),
             "gpus": len(tf.config.list_physical_devices("GPU")),
+            "devices": tf.distribute.get_strategy().num_replicas_in_sync,
             "system": f"{platform.system()} {platform.machine()}",
         },
     }

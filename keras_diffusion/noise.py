@@ -112,7 +112,7 @@ def image_keys(seed, labels, indices):
 
 
 def again(seed):
-    """The seed of second draws of a seed's images: int in [0, 2^63)."""
+    """The seed of second draws of a seed's images, itself with another bit 62: int in [0, 2^63)."""
     return int(seed) ^ 2**62
 
 

@@ -53,11 +53,12 @@ def several():
     return _context() is not None
 
 
-def strategy(devices):
+def strategy(devices, *, xla="auto"):
     """The strategy that trains on several devices of this machine: GPUs, or, where there is none, logical CPUs.
 
     Args:
         devices: how many, or "all": every GPU.
+        xla: as in `settings.XLA`; Keras compiles no step of several devices with it.
 
     Returns:
         `tf.distribute.MirroredStrategy`; with one device the plain strategy.
@@ -65,6 +66,8 @@ def strategy(devices):
     Raises:
         UserError: where there aren't so many.
     """
+    if xla == "on" and devices not in (1, "all"):
+        raise UserError(f"--xla: expected auto or off with --devices {devices}, got on")
     gpus = tf.config.list_logical_devices("GPU")
     there = gpus or tf.config.list_logical_devices("CPU")
     count = max(1, len(gpus)) if devices == "all" else devices
@@ -79,11 +82,12 @@ def check_batches(strategy, num_images, batch_size):
     """Whether every batch has an image for each device.
 
     Raises:
-        UserError: where the last of an epoch hasn't.
+        UserError: where one hasn't.
     """
     count = strategy.num_replicas_in_sync
-    least = min(batch_size, num_images % batch_size or batch_size)
-    if least < count:
-        raise UserError(
-            f"--devices: expected an image of every batch for each of {count} devices, got {least} in an epoch's last; take another --batch-size"
-        )
+    for size in (batch_size, num_images % batch_size or batch_size):
+        each = -(-size // count)  # TensorFlow's division: the last device has what is left
+        if each * (count - 1) >= size:
+            raise UserError(
+                f"--devices: expected batches that leave an image to each of {count} devices, got one of {size} images; take another --batch-size"
+            )

@@ -241,8 +241,13 @@ def open_model(path):
     return model
 
 
-def last_model(run, say):
+def last_model(run, say, *, advice="--force starts over"):
     """The model of the newest checkpoint that can be read; None without checkpoints. Loads Keras.
+
+    Args:
+        run: `Run`.
+        say: function of a line, called for each damaged one.
+        advice: what to do where all are.
 
     Raises:
         UserError: where there are some, and all are damaged.
@@ -255,7 +260,7 @@ def last_model(run, say):
             say(f"{path.name} is damaged; trying the one before it")
     if found:
         raise UserError(
-            f"--resume: expected a readable checkpoint in {run.checkpoints}, got {len(found)} damaged; --force starts over"
+            f"{run.checkpoints}: expected a readable checkpoint, got {len(found)} damaged; {advice}"
         )
     return None
 

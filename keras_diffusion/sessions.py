@@ -79,12 +79,17 @@ class Session:
         rates.lower(self.model, 0.5)
         self.run.save_checkpoint(self.model, self.step)
         self.run.cut_metrics(self.step)
+        went = {"fault": str(fault).split(";")[0], "step": self.step}
+        went["rate_factor"] = rates.factor_of(self.model)
+        self.run.update(recoveries=[*self.run.read().get("recoveries", []), went])
         print(
-            f"{str(fault).split(';')[0]}; back to step {self.step}, at {rates.factor_of(self.model):g} times the rate"
+            f"{went['fault']}; back to step {self.step}, at {went['rate_factor']:g} times the rate"
         )
 
     def _go(self):
         """Trains from the step where the run stands; whether it got to the end."""
+        if self.model.distribute_strategy.num_replicas_in_sync > 1:
+            self.model.jit_compile = False  # its checkpoint may be of one device
         factor = rates.factor_of(self.model)
         metrics = callbacks.MetricsCSV(
             self.run,

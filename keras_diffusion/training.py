@@ -252,6 +252,12 @@ class DiffusionModel(keras.Model):
         t = t if self.schedule.continuous else tf.cast(tf.round(t), tf.int32)
         return tuple(look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds the optimizer; the rest is built. Under a strategy Keras would average the devices' images for it, which fails where they have unequally many."""
+        if self._distribute_strategy is not None and self.optimizer is not None:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
     def train_step(self, data):
         """One optimizer step on a batch: images float [N, H, W, C] in [0, 1], labels int [N]."""
         x0, label = self._unpack(data)
@@ -374,6 +380,7 @@ class DiffusionModel(keras.Model):
             usual=0.0 if reader is None else redrawing.BELOW,
             callback=callback,
             to_seed=to_seed,
+            round_up=bool(self.jit_compile),
         )
         return loop.drive(
             self._loop().runner(guidance_rescale=guidance_rescale, clip=clip),

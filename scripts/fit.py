@@ -90,7 +90,7 @@ def fit(options, asked, images, run):
     )  # takes seconds: only when everything else is in order
     from keras_diffusion import fitting, replicas
 
-    strategy = replicas.strategy(options.devices)
+    strategy = replicas.strategy(options.devices, xla=asked.xla)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
     if options.force and run.exists():
         run.clear()

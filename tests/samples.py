@@ -149,10 +149,10 @@ def with_external(location, place="initializer"):
     return model.SerializeToString()
 
 
-def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE, classes=10):
+def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE, classes=10, seed=0):
     """A judge as bytes: its features are the first four numbers of an image."""
     makes, pixels = helper.make_tensor_value_info, int(np.prod(shape))
-    weights = np.random.default_rng(0).normal(size=(pixels, classes)).astype(np.float32)
+    weights = np.random.default_rng(seed).normal(size=(pixels, classes)).astype(np.float32)
     first = np.eye(pixels, 4, dtype=np.float32)
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),

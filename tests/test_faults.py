@@ -245,7 +245,12 @@ def test_a_run_that_goes_back_lowers_its_rate(tmp_path, images, breaks_down, cap
         for now, before in zip(broken.read_metrics(), whole.read_metrics(), strict=True)
     ]
     np.testing.assert_allclose(rates, [1, 1, 0.5, 0.5, 0.25, 0.25])
-    assert broken.read()["status"] == "finished"
+    record = broken.read()
+    assert record["status"] == "finished"
+    assert [(went["step"], went["rate_factor"]) for went in record["recoveries"]] == [
+        (2, 0.5),
+        (4, 0.25),
+    ]
     # What is written is what the optimizer did, and what goes on with it.
     model = keras.models.load_model(broken.model)
     step = int(model.optimizer.iterations.numpy()) - 1

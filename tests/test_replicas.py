@@ -6,11 +6,14 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 
+from keras_diffusion import replicas
+from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -19,7 +22,7 @@ import sys
 import keras, numpy as np, tensorflow as tf
 import keras_diffusion as kd
 
-network, count, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+network, count, batch_size, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 cpu, one = tf.config.list_physical_devices("CPU")[0], tf.config.LogicalDeviceConfiguration()
 tf.config.set_logical_device_configuration(cpu, [one] * 2)
 names = ["CPU:0", "CPU:1"][:count]
@@ -34,8 +37,7 @@ with strategy.scope():
     }[network]
     model = kd.DiffusionModel(net, schedule, prediction=prediction, stratified=network != "unet")
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
-# The last batch of an epoch has ten images.
-batches = kd.training_batches(images, labels, batch_size=20, seed=0)
+batches = kd.training_batches(images, labels, batch_size=batch_size, seed=0)
 losses = model.fit(batches, epochs=4, steps_per_epoch=3, verbose=0).history["loss"]
 test = model.evaluate(images / np.float32(255), labels, batch_size=16, verbose=0)
 last = float(model.batch_loss.numpy())
@@ -58,12 +60,12 @@ def run(*words, cwd):
     )
 
 
-@pytest.mark.parametrize("network", ["unet", "modulated_unet"])
-def test_two_devices_train_as_one(network, tmp_path):
-    """The same batches and draws: losses, weights, averaged weights, optimizer, evaluation and samples."""
+@pytest.mark.parametrize(("network", "batch_size"), [("unet", 20), ("modulated_unet", 21)])
+def test_two_devices_train_as_one(network, batch_size, tmp_path):
+    """Of 50 images an epoch's last batch is a short one, and 21 aren't divided evenly. The same batches and draws: losses, weights, averaged weights, optimizer, evaluation and samples."""
     (tmp_path / "own.py").write_text(OWN)
     for count in ("1", "2"):
-        done = run("own.py", network, count, f"{count}.npz", cwd=tmp_path)
+        done = run("own.py", network, count, str(batch_size), f"{count}.npz", cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (np.load(tmp_path / f"{count}.npz") for count in (1, 2))
     assert one.files == two.files and len(one.files) > 100
@@ -154,7 +156,27 @@ def test_fit_on_two_devices(tmp_path):
     )
 
 
-def test_a_batch_has_an_image_for_each_device(tmp_path):
-    done = run(*FIT, "--limit", "41", "--devices", "2", "--out", "run", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("count", "num_images", "batch_size", "wrong"),
+    [(2, 40, 20, None), (2, 41, 20, 1), (4, 29, 20, 9), (8, 64, 16, None), (8, 64, 9, 9), (3, 7, 7, None)],
+)  # fmt: skip
+def test_every_device_has_an_image_of_every_batch(count, num_images, batch_size, wrong):
+    strategy = types.SimpleNamespace(num_replicas_in_sync=count)
+    if wrong is None:
+        replicas.check_batches(strategy, num_images, batch_size)
+        return
+    with pytest.raises(UserError, match=f"each of {count} devices, got one of {wrong} images"):
+        replicas.check_batches(strategy, num_images, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--limit", "41", "--devices", "2"], "each of 2 devices, got one of 1 images"),
+        (["--devices", "2", "--xla", "on"], "--xla: expected auto or off with --devices 2, got on"),
+    ],
+)
+def test_what_devices_cant_do_is_one_line(tmp_path, words, expected):
+    done = run(*FIT, *words, "--out", "run", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "expected an image of every batch for each of 2 devices, got 1" in done.stderr
+    assert expected in done.stderr

@@ -63,6 +63,10 @@ def _find_reader(spec, path, threads):
     """The reader that a model was exported with; None where there was none."""
     if not spec.reader:
         return None
+    if not path.is_file():
+        raise UserError(
+            f"{path}: expected the reader that the model was exported with, found none; put it there, name it with --reader, or say --redraw 0"
+        )
     found = _fitting(path, spec, threads)
     if found.sha256 != spec.reader["sha256"]:
         raise UserError(
@@ -111,7 +115,7 @@ class _Exported:
     @property
     def usual_redraw(self):
         """Below which probability an image is drawn again, where nothing is said; 0: none is."""
-        return self.spec.reader.get("redraw", 0.0 if self._given is None else redrawing.BELOW)
+        return self.spec.reader.get("redraw", 0.0) if self._given is None else redrawing.BELOW
 
     def redraw(self, below, reader, **once):
         """The `Redraw` of what is asked, or None; as `redrawing.wanted`, with `self.reader` where none is given.
@@ -121,11 +125,14 @@ class _Exported:
         """
         return redrawing.wanted(
             below,
-            lambda: reader or (self.reader and self.reader.probabilities),
+            lambda: self._own_reader() if reader is None else reader,
             num_classes=self.spec.num_classes,
             usual=self.usual_redraw if reader is None else redrawing.BELOW,
             **once,
         )
+
+    def _own_reader(self):
+        return None if self.reader is None else self.reader.probabilities
 
     def plan(self, **asked):
         """The tableau of what is asked, the spec's defaults in place of what is None; as `samplers.plan`."""
