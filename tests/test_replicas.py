@@ -31,11 +31,16 @@ keras.utils.set_random_seed(0)
 rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (50, 8, 8, 1), np.uint8), np.arange(50) % 3
 with strategy.scope():
-    net = getattr(kd, network)(width=4, num_classes=3, image_shape=(8, 8, 1))
-    schedule, prediction = {
-        "unet": (kd.linear_schedule(50), "eps"), "modulated_unet": (kd.flow_schedule(50), "flow")
-    }[network]
-    model = kd.DiffusionModel(net, schedule, prediction=prediction, stratified=network != "unet")
+    build = kd.modulated_unet if network == "modulated_unet" else kd.unet
+    flow = network == "modulated_unet"
+    model = kd.DiffusionModel(
+        build(width=4, num_classes=3, image_shape=(8, 8, 1)),
+        kd.flow_schedule(50) if flow else kd.linear_schedule(50),
+        prediction="flow" if flow else "eps",
+        stratified=flow,
+    )
+    if network == "student":
+        model = kd.distill(model, num_steps=3, guidance_scale=2.0, guidance_interval=(0.3, 0.8))
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
 batches = kd.training_batches(images, labels, batch_size=batch_size, seed=0)
 losses = model.fit(batches, epochs=4, steps_per_epoch=3, verbose=0).history["loss"]
@@ -60,7 +65,9 @@ def run(*words, cwd):
     )
 
 
-@pytest.mark.parametrize(("network", "batch_size"), [("unet", 20), ("modulated_unet", 21)])
+@pytest.mark.parametrize(
+    ("network", "batch_size"), [("unet", 20), ("modulated_unet", 21), ("student", 21)]
+)
 def test_two_devices_train_as_one(network, batch_size, tmp_path):
     """Of 50 images an epoch's last batch is a short one, and 21 aren't divided evenly. The same batches and draws: losses, weights, averaged weights, optimizer, evaluation and samples."""
     (tmp_path / "own.py").write_text(OWN)
