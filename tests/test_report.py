@@ -16,7 +16,7 @@ import pytest
 from conftest import one_line
 from PIL import Image
 
-from keras_diffusion import course, figures, predictions, runs, schedules, settings
+from keras_diffusion import course, figures, predictions, run_options, runs, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.report import comparison, page, plan
 from keras_diffusion.report.cards import Cards
@@ -336,7 +336,7 @@ def test_the_missing_runs_of_a_quick_page_are_those_that_quick_makes(tmp_path):
     fit = script("fit")
     options = [vars(fit.parse(shlex.split(entry.command)[2:])) for entry in missing]
     asked = [
-        settings.resolve({k: v for k, v in some.items() if k not in ("out", "resume", "force")})
+        settings.resolve({k: v for k, v in some.items() if k not in run_options.NAMES})
         for some in options
     ]
     for want in wanted[2:]:  # without 1.2.1, which is there, and 1.2.3, which is optional
@@ -656,7 +656,7 @@ def test_the_command_of_a_run_makes_a_run_with_its_settings(given, folder):
     asked = settings.resolve(given)
     options = vars(script("fit").parse(shlex.split(asked.command(folder))[2:]))
     out = options.pop("out") or asked.folder
-    again = {name: value for name, value in options.items() if name not in ("resume", "force")}
+    again = {name: value for name, value in options.items() if name not in run_options.NAMES}
     assert settings.resolve(again) == asked and out == folder
 
 
