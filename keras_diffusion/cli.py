@@ -158,10 +158,8 @@ def load_tensorflow(*, devices=1):
         import tensorflow as tf
 
         if devices not in (1, "all") and not tf.config.list_physical_devices("GPU"):
-            (cpu, *_), one = (
-                tf.config.list_physical_devices("CPU"),
-                tf.config.LogicalDeviceConfiguration(),
-            )
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            one = tf.config.LogicalDeviceConfiguration()
             tf.config.set_logical_device_configuration(cpu, [one] * devices)
         tf.config.list_logical_devices()
 

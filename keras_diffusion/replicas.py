@@ -66,8 +66,6 @@ def strategy(devices, *, xla="auto"):
     Raises:
         UserError: where there aren't so many.
     """
-    if xla == "on" and devices not in (1, "all"):
-        raise UserError(f"--xla: expected auto or off with --devices {devices}, got on")
     gpus = tf.config.list_logical_devices("GPU")
     there = gpus or tf.config.list_logical_devices("CPU")
     count = max(1, len(gpus)) if devices == "all" else devices
@@ -75,6 +73,8 @@ def strategy(devices, *, xla="auto"):
         raise UserError(f"--devices: expected at most the {len(there)} that are here, got {count}")
     if count == 1:
         return tf.distribute.get_strategy()
+    if xla == "on":
+        raise UserError(f"--xla: expected auto or off with --devices {devices}, got on")
     return tf.distribute.MirroredStrategy([device.name for device in there[:count]])
 
 

@@ -10,6 +10,7 @@ from keras_diffusion import cli, figures
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import doctor, intervals, measure, subjects, table
 from keras_diffusion.files import replacing_folder
+from keras_diffusion.sampling import redrawing
 
 FORMAT = 1
 _PAIRS = 12  # of the figure of neighbours
@@ -108,15 +109,20 @@ class Redrawn:
         Raises:
             UserError: where the judge is to judge its own choice, or there is no reader.
         """
-        below = subject.redraw if below is None else below
-        if not below:
+        try:
+            asked = redrawing.wanted(
+                below,
+                subject.find_reader,
+                num_classes=subject.num_classes,
+                usual=subject.redraw,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if asked is None:
             return cls(None, 0.0)
-        classifier = subject.find_reader()
-        if classifier is None:
-            raise UserError(f"redraw: expected reader as well, got {below} alone")
-        if classifier.sha256 == judge.sha256:
+        if asked.reader.sha256 == judge.sha256:
             raise UserError("reader: expected another classifier than the judge, got the same")
-        return cls(classifier, below)
+        return cls(asked.reader, asked.below)
 
     def __call__(self, images):
         self.read += len(images)
