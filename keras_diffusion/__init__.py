@@ -14,6 +14,8 @@ _HOME = {
     "DiffusionModel": "training",
     "Distillation": "distillation",
     "distill": "distillation",
+    "Matching": "matching",
+    "match": "matching",
     "Backup": "backup",
     "GuidanceDoctor": "callbacks",
     "training_batches": "pipeline",
@@ -28,7 +30,11 @@ _HOME = {
     "denoiser_schedule": "schedules",
     "table_schedule": "schedules",
 }
-_OURS = ("distillation", "rates")  # which register the classes that may stand in a saved model
+_OURS = (
+    "distillation",
+    "matching",
+    "rates",
+)  # which register the classes that may stand in a saved model
 __all__ = ["__version__", *_HOME]
 
 

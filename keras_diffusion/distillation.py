@@ -8,14 +8,13 @@ import tensorflow as tf
 
 from keras_diffusion import predictions, schedules
 from keras_diffusion.errors import is_integer, is_number
-from keras_diffusion.nn.blocks import BatchNorm
+from keras_diffusion.few_steps import FewSteps, at_rows, check_draws, sampling_copy
 from keras_diffusion.sampling import guidance, samplers
 from keras_diffusion.sampling.times import few_times
-from keras_diffusion.training import DiffusionModel
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
-class Distillation(DiffusionModel):
+class Distillation(FewSteps):
     """Trains a student on the steps of its teacher; `fit` as for `DiffusionModel`, then `student`.
 
     The student's sampler is ddim without fresh noise, at `times` t_1 > ... > t_S, unguided: S calls of its network. A training
@@ -61,41 +60,22 @@ class Distillation(DiffusionModel):
         guidance_interval=None,
         **kwargs,
     ):
-        self.times = [float(t) for t in times]
         _check(teacher, teacher_steps, guidance_scale)
-        drawing = {"sampler": "ddim", "spacing": self.times}
-        guided = {"guidance_scale": 1.0} if "label" in teacher.input else {}
-        super().__init__(network, schedule, sampling={**drawing, **guided}, **kwargs)
+        super().__init__(network, schedule, times=times, **kwargs)
         teacher.trainable = False
         self.teacher = teacher
-        _hold_biases(network)
         self.teacher_steps, self.guidance_scale = teacher_steps, guidance_scale
         self.guidance_interval = guidance_interval
         self.supports_jit = False  # the number of images that are called twice isn't fixed
-        self._plan = samplers.plan(schedule, self.prediction, sampler="ddim", spacing=self.times)
         fine = _between(np.append(self.times, 0.0), teacher_steps, whole=not schedule.continuous)
         self._fine = samplers.plan(schedule, self.prediction, sampler="ddim", spacing=fine[:-1])
         self._guided = guidance.scale_now(
             guidance_scale, guidance.weights(self._fine, guidance_interval)
         )
 
-    def student(self):
-        """The student as it is: a `DiffusionModel` that draws at `times` unless told otherwise."""
-        return DiffusionModel(
-            _sampling_copy(self),
-            self.schedule,
-            prediction=self.prediction,
-            label_dropout=self.label_dropout,
-            ema_decay=None,
-            num_classes=self.num_classes,
-            seed=self.seed,
-            data_std=self.data_std,
-            sampling=self.sampling,
-        )
-
     def _loss(self, network, x0, label, *, step, training):
         rows = self._rows(tf.shape(x0)[0], step)
-        alpha, sigma = (_of(column, rows) for column in (self._plan.alpha, self._plan.sigma))
+        alpha, sigma = (at_rows(column, rows) for column in (self._plan.alpha, self._plan.sigma))
         eps = self._noise(x0, step)
         xt = alpha * x0 + sigma * eps
         target = self._target(xt, rows, label)
@@ -118,7 +98,7 @@ class Distillation(DiffusionModel):
 
     def _target(self, xt, rows, label):
         """What the student is to put out for xt in these rows: float32 [N, H, W, C]."""
-        a, b, p, q = (_of(getattr(self._plan, name), rows) for name in "abpq")
+        a, b, p, q = (at_rows(getattr(self._plan, name), rows) for name in "abpq")
         x0 = (self._teach(xt, rows, label) - a * xt) / b
         return tf.stop_gradient((x0 - p * xt) / q)
 
@@ -128,7 +108,7 @@ class Distillation(DiffusionModel):
         for k in range(self.teacher_steps):
             fine = rows * self.teacher_steps + k
             out = self._guide(x, fine, label)
-            a, b, p, q = (_of(getattr(plan, name), fine) for name in "abpq")
+            a, b, p, q = (at_rows(getattr(plan, name), fine) for name in "abpq")
             x = a * x + b * tf.clip_by_value(p * x + q * out, 0.0, 1.0)
         return x
 
@@ -149,12 +129,9 @@ class Distillation(DiffusionModel):
         return tf.tensor_scatter_nd_update(cond, guided, combined)
 
     def get_config(self):
-        config = super().get_config()
-        del config["sampling"]  # follows from the times
         return {
-            **config,
+            **super().get_config(),
             "teacher": keras.saving.serialize_keras_object(self.teacher),
-            "times": self.times,
             "teacher_steps": self.teacher_steps,
             "guidance_scale": self.guidance_scale,
             "guidance_interval": self.guidance_interval,
@@ -188,13 +165,12 @@ def distill(
     Raises:
         ValueError: where the model is a one-step denoiser, or an argument is out of range.
     """
-    if model.schedule.num_train_steps == 1:
-        raise ValueError("model: expected one that draws from noise, got a one-step denoiser")
+    check_draws(model)
     grid = few_times(model.schedule, num_steps, spacing=spacing)
     return Distillation(
-        _sampling_copy(model),
+        sampling_copy(model),
         model.schedule,
-        teacher=_sampling_copy(model),
+        teacher=sampling_copy(model),
         times=grid,
         prediction=model.prediction,
         num_classes=model.num_classes,
@@ -203,23 +179,6 @@ def distill(
         label_dropout=label_dropout,
         **options,
     )
-
-
-def _hold_biases(network):
-    """A bias before `BatchNorm` isn't trained: with held statistics `beta` does the same."""
-    for layer in network.layers:
-        if isinstance(layer, BatchNorm):
-            layer.bias.trainable = False
-        if isinstance(layer, keras.Model):
-            _hold_biases(layer)
-
-
-def _sampling_copy(model):
-    """A network of its own with the weights that a model samples by, to be trained."""
-    # Not of the averaged one, which isn't to be trained, nor are its copies.
-    made = keras.models.clone_model(model.network)
-    made.set_weights(model.sampling_network.get_weights())
-    return made
 
 
 def _between(edges, count, *, whole):
@@ -242,8 +201,3 @@ def _check(teacher, teacher_steps, guidance_scale):
         raise ValueError(
             f"guidance_scale: expected 1 for a network without classes, got {guidance_scale!r}"
         )
-
-
-def _of(column, rows):
-    """A tableau's column at rows [N]: float32 [N, 1, 1, 1]."""
-    return tf.gather(tf.constant(column, tf.float32), rows)[:, None, None, None]

@@ -1,10 +1,20 @@
 """One distillation, from a finished run to the run folder of its student."""
 
-from keras_diffusion import building, course, distillation, fitting, pipeline, runs, settings
+from keras_diffusion import (
+    building,
+    course,
+    distillation,
+    fitting,
+    matching,
+    pipeline,
+    runs,
+    settings,
+)
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
+from keras_diffusion.evaluation import classifier, judge
 from keras_diffusion.runs import DISTILLED
-from keras_diffusion.sampling import options
+from keras_diffusion.sampling import onnx_classifier, options
 from keras_diffusion.sessions import Session
 
 
@@ -43,12 +53,13 @@ def train(
             draws.
     """
     _check_data(asked, teacher, data)
+    _check_readers(asked, data)
     weights = specs.weights_sha256(teacher.sampling_network.get_weights())
     if earlier is not None and earlier[DISTILLED].get("teacher") != weights:
         raise UserError("--resume: expected the teacher that the run began with, got another")
     steps = asked.epochs * pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
     model = runs.last_model(run, say) if earlier is not None else None
-    model = model or _begin(asked, teacher, steps)
+    model = model or _begin(asked, teacher, data, steps)
     if earlier is None:
         run.clear()
     start = int(model.step.numpy())
@@ -94,18 +105,49 @@ def _check_data(asked, teacher, data):
         )
 
 
-def _begin(asked, teacher, steps):
-    """The `Distillation` before its first step, compiled."""
+def _begin(asked, teacher, data, steps):
+    """The model that trains the student, before its first step, compiled."""
     try:
-        model = distillation.distill(
-            teacher,
-            spacing=asked.times,
-            teacher_steps=asked.teacher_steps,
-            guidance_scale=asked.guidance,
-            guidance_interval=asked.guidance_interval,
-            seed=asked.seed,
-        )
+        model = _matching(asked, teacher, data) if asked.match else _distillation(asked, teacher)
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
     model.compile(optimizer=building.adam(building.cosine_rate(asked.rate, steps)))
     return model
+
+
+def _distillation(asked, teacher):
+    return distillation.distill(
+        teacher,
+        spacing=asked.times,
+        teacher_steps=asked.teacher_steps,
+        guidance_scale=asked.guidance,
+        guidance_interval=asked.guidance_interval,
+        seed=asked.seed,
+    )
+
+
+def _matching(asked, teacher, data):
+    """A `Matching`, adapted to the data."""
+    read = [classifier.load(path) for path in asked.match]
+    model = matching.match(
+        teacher, classifier.statistics(*read), spacing=asked.times, seed=asked.seed
+    )
+    model.adapt(data.x_train, data.y_train)
+    return model
+
+
+def _check_readers(asked, data):
+    """Whether the classifiers that a student is matched by read such images, and none of them is the judge's own.
+
+    Raises:
+        UserError: where one does not, or is, or there is no such file.
+    """
+    judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
+    for path in asked.match or ():
+        found = onnx_classifier.reader(
+            path, image_shape=data.image_shape, class_names=data.class_names, option="--match"
+        )
+        if found.sha256 in judges:
+            raise UserError(
+                f"--match: expected another classifier than evaluate.py's judge, got {path}"
+            )

@@ -17,6 +17,8 @@ class Asked:
     Attributes:
         times: of the student's calls, falling from T.
         teacher_steps, guidance, guidance_interval: as for `Distillation`.
+        match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
+            begins as.
         epochs, batch_size, rate: of Adam; the rate rises from 0 over the first steps and falls to 0 as a cosine.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
@@ -26,6 +28,7 @@ class Asked:
     teacher_steps: int = 3
     guidance: float = 1.0
     guidance_interval: tuple | None = None
+    match: tuple | None = None
     epochs: int = 5
     batch_size: int = 128
     rate: float = 5e-4
@@ -34,9 +37,14 @@ class Asked:
     limit: int | None = None
 
     def to_json(self):
-        """As a dict of JSON's types."""
-        fields = dataclasses.asdict(self)
+        """As a dict of JSON's types; without what has no part in it."""
+        unused = _OF_A_TEACHER if self.match else ("match",)
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in unused}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+_OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
+_MATCHING = {"epochs": 1, "batch_size": 100, "rate": 6e-6}  # in place of the defaults above
 
 
 def resolve(given, record, before=None):
@@ -51,11 +59,14 @@ def resolve(given, record, before=None):
         UserError: where a value is out of range or differs from the earlier run's, or that is no student's.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    _check_matching(given)
     steps, spacing = given.pop("steps", None), given.pop("spacing", None)
     if before is None:
         trained = settings.from_json(record["settings"])
         usual = {"data": trained.data, "limit": None if "data" in given else trained.limit}
-        given = {**usual, **given}
+        given = {**usual, **(_MATCHING if "match" in given else {}), **given}
+        if "match" in given and steps is None and spacing is None:
+            spacing = record.get(DISTILLED, {}).get("times")  # those that it has learned to draw in
     timed = before is None or steps is not None or spacing is not None
     try:
         schedule = schedules.from_config(record["schedule"])
@@ -75,6 +86,15 @@ def resolve(given, record, before=None):
     return asked
 
 
+def _check_matching(given):
+    """Whether what is asked with a teacher is asked without `match`."""
+    for name in _OF_A_TEACHER:
+        if "match" in given and name in given:
+            raise UserError(
+                f"--{name.replace('_', '-')}: expected none with --match, got {given[name]}"
+            )
+
+
 def _earlier(given, before):
     """The values of the run that goes on."""
     was = before.get(DISTILLED)
@@ -87,5 +107,6 @@ def _earlier(given, before):
             raise UserError(
                 f"--resume: --{option} was {was.get(name)} in this run and is {plain} now"
             )
-    kept = {field.name: was.get(field.name) for field in dataclasses.fields(Asked)}
+    names = [field.name for field in dataclasses.fields(Asked) if field.name in was]
+    kept = {name: was[name] for name in names}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}

@@ -1,8 +1,9 @@
 """Trains a student that draws in a few calls of the network what its teacher, a finished run, draws in many, guidance included.
 
     python scripts/distill.py runs/part-2.5-best --steps 10 --guidance 1.5 --guidance-interval 0.35,0.7 --epochs 5
+    python scripts/distill.py runs/part-2.5-best-distilled --match reader.onnx
 
-Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
+The second brings what a student draws closer to real images, as a classifier sees them. Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
 saves; --resume goes on.
 """
 
@@ -23,14 +24,22 @@ def parse(arguments):
     steps = "of the teacher in one of the student's (3)"
     add("--teacher-steps", type=cli.integer(1, 1000), metavar="K", help=steps)
     sampling_options.add_guidance(parser, "1")
-    add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5)")
-    add("--batch-size", type=cli.integer(1, settings.MOST["batch_size"]), metavar="B", help="(128)")
-    add("--rate", type=cli.number(1e-8, 1), help="of Adam (0.0005)")
+    matched = "classifiers of train_judge.py: what RUN draws, in its own steps, is brought to real images' features"
+    add("--match", type=_names, metavar="FILE,...", help=matched)
+    add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
+    size = cli.integer(1, settings.MOST["batch_size"])
+    add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")
+    add("--rate", type=cli.number(1e-8, 1), help="of Adam (0.0005; 0.000006 with --match)")
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
     add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")
     add("--seed", type=cli.integer(0, settings.MOST["seed"]), help="of every draw (0)")
     run_options.add(parser, "RUN-distilled")
     return parser.parse_args(arguments)
+
+
+def _names(text):
+    """An option's type: names of files."""
+    return tuple(cli.name(part) for part in text.split(","))
 
 
 def open_run(options, record):

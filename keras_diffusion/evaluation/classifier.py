@@ -1,8 +1,11 @@
 """A small classifier of images in Keras: the judge is one, and so is what is trained on generated images."""
 
 import keras
+import numpy as np
 
+from keras_diffusion.errors import UserError
 from keras_diffusion.nn import blocks
+from keras_diffusion.sampling import onnx_classifier
 
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
@@ -72,3 +75,90 @@ def hits(model, images, labels):
     """Which images a classifier reads as their labels say: bool [N]."""
     logits = model.predict(images, batch_size=500, verbose=0)["logits"]
     return logits.argmax(axis=1) == labels
+
+
+def load(path):
+    """A classifier's file as the Keras model that it was made from, batch normalisation folded into the convolutions.
+
+    Args:
+        path: of what scripts/train_judge.py wrote.
+
+    Returns:
+        `keras.Model` as from `build`, in float32.
+
+    Raises:
+        UserError: where it is no such file.
+    """
+    says = onnx_classifier.Classifier(path).says
+    try:
+        return _rebuilt(says, *_weights(path))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path}: expected a classifier of three blocks, as train_judge.py builds it, got another graph"
+        ) from None
+
+
+def _rebuilt(says, convolutions, linear):
+    """The network that a file's recipe names, with these (kernel, bias)."""
+    recipe = {name: says["recipe"][name] for name in ("flip", "width")}
+    model = build(tuple(says["image_shape"]), len(says["class_names"]), **recipe)
+    layers = {
+        kind: [layer for layer in model.layers if isinstance(layer, kind)]
+        for kind in (keras.layers.Conv2D, blocks.BatchNorm)
+    }
+    for (kernel, bias), conv, norm in zip(convolutions, *layers.values(), strict=True):
+        conv.set_weights([kernel.transpose(2, 3, 1, 0)])
+        norm.bias.assign(np.zeros_like(bias))
+        norm.beta.assign(bias)
+        norm.moving_variance.assign(np.full_like(bias, 1 - norm.epsilon))
+    model.get_layer("logits").set_weights(linear)
+    return model
+
+
+def _weights(path):
+    """The (kernel, bias) of each convolution of a file, and of its linear layer."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    known = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    stored = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+
+    def value(name):
+        return known[stored.get(name, name)].astype(np.float32)
+
+    found = [
+        (value(node.input[1]), value(node.input[2]))
+        for node in graph.node
+        if node.op_type == "Conv"
+    ]
+    (product,) = (node for node in graph.node if node.op_type == "MatMul")
+    (added,) = (node for node in graph.node if product.output[0] in node.input)
+    (bias,) = (name for name in added.input if name != product.output[0])
+    return found, (value(product.input[1]), value(bias))
+
+
+def statistics(*models):
+    """What an image looks like to classifiers: the features that a student can be matched by.
+
+    Args:
+        models: as from `build`, of the same images.
+
+    Returns:
+        `keras.Model` from images to a list, for each classifier: mean and standard deviation over the image of what each block
+        puts out, and the probabilities of the classes. To be called with `training=False`.
+    """
+    inputs = keras.Input(models[0].input.shape[1:], name="x")
+    seen = [_statistics(model, f"statistics{k}")(inputs) for k, model in enumerate(models)]
+    return keras.Model(inputs, [found for some in seen for found in some], name="statistics")
+
+
+def _statistics(model, name):
+    ops, found = keras.ops, []
+    last = {layer.name.split("_")[0]: layer for layer in model.layers}
+    for k in range(3):
+        out = last[f"block{k}"].output  # of its last layer
+        found += [
+            ops.mean(out, axis=(1, 2)),
+            ops.sqrt(ops.var(out, axis=(1, 2)) + 1e-4),  # has a gradient where nothing varies
+        ]
+    return keras.Model(model.input, [*found, ops.softmax(model.output["logits"])], name=name)

@@ -86,7 +86,7 @@ class Classifier:
         return odds / odds.sum(axis=1, keepdims=True)
 
 
-def reader(path, *, image_shape, class_names, threads=None):
+def reader(path, *, image_shape, class_names, threads=None, option="--reader"):
     """The `Classifier` that says which of a model's images are drawn again; None where no path is given.
 
     Args:
@@ -94,6 +94,7 @@ def reader(path, *, image_shape, class_names, threads=None):
         image_shape: (H, W, C) of the model.
         class_names: K of them.
         threads: as `Classifier` takes them.
+        option: that asked for it.
 
     Raises:
         UserError: as `Classifier`, and where it reads other images or classes.
@@ -104,7 +105,7 @@ def reader(path, *, image_shape, class_names, threads=None):
     for name, wanted in (("image_shape", image_shape), ("class_names", class_names)):
         if found.says[name] != list(wanted):
             raise UserError(
-                f"--reader: expected one of {name} {list(wanted)}, got {found.says[name]}"
+                f"{option}: expected one of {name} {list(wanted)}, got {found.says[name]}"
             )
     return found
 

@@ -1,0 +1,80 @@
+"""What all students share: a network that is trained for the few calls in which it will draw."""
+
+import keras
+import tensorflow as tf
+
+from keras_diffusion.nn.blocks import BatchNorm
+from keras_diffusion.sampling import samplers
+from keras_diffusion.training import DiffusionModel
+
+
+class FewSteps(DiffusionModel):
+    """Base of the models that train a student. Its sampler is ddim without fresh noise, at `times`, unguided: a call each.
+
+    The statistics of BatchNorm stay as they are: a student is called in training as it is when it samples.
+
+    Args:
+        network: the student's, as for `DiffusionModel`.
+        schedule: `Schedule`.
+        times: float [S], falling from T.
+        kwargs: of `DiffusionModel`.
+    """
+
+    def __init__(self, network, schedule, *, times, **kwargs):
+        self.times = [float(t) for t in times]
+        unguided = {"guidance_scale": 1.0} if "label" in network.input else {}
+        drawing = {"sampler": "ddim", "spacing": self.times, **unguided}
+        super().__init__(network, schedule, sampling=drawing, **kwargs)
+        _hold_biases(network)
+        self._plan = samplers.plan(schedule, self.prediction, sampler="ddim", spacing=self.times)
+
+    def student(self):
+        """The student as it is: a `DiffusionModel` that draws at `times` unless told otherwise."""
+        return DiffusionModel(
+            sampling_copy(self),
+            self.schedule,
+            prediction=self.prediction,
+            label_dropout=self.label_dropout,
+            ema_decay=None,
+            num_classes=self.num_classes,
+            seed=self.seed,
+            data_std=self.data_std,
+            sampling=self.sampling,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["sampling"]  # follows from the times
+        return {**config, "times": self.times}
+
+
+def sampling_copy(model):
+    """A network of its own with the weights that a model samples by, to be trained."""
+    # Not of the averaged one, which isn't to be trained, nor are its copies.
+    made = keras.models.clone_model(model.network)
+    made.set_weights(model.sampling_network.get_weights())
+    return made
+
+
+def check_draws(model):
+    """Whether a model is one that a student can be made of.
+
+    Raises:
+        ValueError: where it is a one-step denoiser.
+    """
+    if model.schedule.num_train_steps == 1:
+        raise ValueError("model: expected one that draws from noise, got a one-step denoiser")
+
+
+def _hold_biases(network):
+    """A bias before `BatchNorm` isn't trained: with held statistics `beta` does the same."""
+    for layer in network.layers:
+        if isinstance(layer, BatchNorm):
+            layer.bias.trainable = False
+        if isinstance(layer, keras.Model):
+            _hold_biases(layer)
+
+
+def at_rows(column, rows):
+    """A tableau's column at rows [N]: float32 [N, 1, 1, 1]."""
+    return tf.gather(tf.constant(column, tf.float32), rows)[:, None, None, None]

@@ -1,0 +1,261 @@
+"""Matching: a student is trained through all its calls until what it draws has real images' features, in mean and covariance."""
+
+import copy
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_diffusion import replicas, schedules
+from keras_diffusion.errors import is_integer
+from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
+from keras_diffusion.sampling import tableau
+from keras_diffusion.sampling.times import few_times
+
+_AT_ONCE = 250  # images whose features are taken, or that are drawn, together
+
+
+@keras.saving.register_keras_serializable(package="keras_diffusion")
+class Matching(FewSteps):
+    """Brings a student's images to real ones' features; `adapt`, then `fit` as for `DiffusionModel`, then `student`.
+
+    A training step draws an image for each label of its batch, from noise, in all S calls, and takes its features f, with
+    the class as a one-hot vector among them. Of drawn and of real images they have means m, m* and covariances C, C*. The
+    affine map that carries the one normal distribution to the other at the least cost,
+
+        f -> m* + A (f - m),   A = C*^(1/2) (C*^(1/2) C C*^(1/2))^(-1/2) C*^(1/2),
+
+    says where each image's features belong; the loss is the squared way there, and the gradient goes back through every
+    call. While m and C, running averages over the last `window` images, are true, its mean is the Fréchet distance, and
+    its gradient the distance's. Real images enter by m* and C* alone: they are looked at in `adapt`, not in `fit`.
+
+    Args:
+        network: the student's, as for `DiffusionModel`; one that already draws. What matching changes is little.
+        schedule, prediction: as for `DiffusionModel`.
+        features: functional Keras model, images float [N, H, W, C] in [0, 1] -> a list of features [N, F_i]. Each is
+            brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
+        times: float [S], falling from T.
+        window: images that the running averages reach back over.
+        ema_decay, label_dropout, num_classes, seed: as for `DiffusionModel`.
+        data_std: kept for the student.
+
+    Example:
+        >>> matching = match(student, features)
+        >>> matching.adapt(images, labels)
+        >>> matching.compile(optimizer=keras.optimizers.Adam(6e-6))
+        >>> matching.fit(images, labels, batch_size=100, epochs=1)
+        >>> matching.student().sample([0, 1, 2])
+
+    Reference: Aiello et al. 2023, "Fast Inference in Denoising Diffusion Models via MMD Finetuning"; DeVries et al. 2019, "On
+    the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A).
+    """
+
+    def __init__(self, network, schedule, *, features, times, window=2000, **kwargs):
+        if not is_integer(window) or window < 1:
+            raise ValueError(f"window: expected a positive integer, got {window!r}")
+        super().__init__(network, schedule, times=times, **kwargs)
+        features.trainable = False
+        self.features, self.window = features, window
+        sizes = [int(group.shape[-1]) for group in features.outputs]
+        size = sum(sizes) + self.num_classes
+        self._sizes = sizes
+        self._scale = self._moment("scale", (size,), "ones")
+        self._real_mean = self._moment("real_mean", (size,))
+        self._real_root = self._moment("real_root", (size, size))
+        self._own_mean = self._moment("own_mean", (size,))
+        self._own_square = self._moment("own_square", (size, size))
+
+    def _moment(self, name, shape, initializer="zeros"):
+        """A statistic; in float64, since a covariance is a difference of what are nearly equals."""
+        return self.add_weight(
+            shape=shape, initializer=initializer, dtype="float64", trainable=False, name=name
+        )
+
+    def adapt(self, images, labels=None):
+        """Takes the moments of real images' features, and of as many drawn images as the window holds.
+
+        Args:
+            images: float [N, H, W, C] in [0, 1] or uint8.
+            labels: int [N]; without classes leave them out.
+
+        Raises:
+            ValueError: where there are fewer images than features, or labels are missing.
+        """
+        labels = self._checked(images, labels)
+        look = tf.function(self._features, reduce_retracing=True)
+        real = [look(_pixels(images[part])) for part in _slices(len(images))]
+        real = np.concatenate([np.asarray(part, np.float64) for part in real])
+        self._scale.assign(self._scales(real))
+        scale = self._scale.numpy()[: real.shape[1]]
+        mean, square = self._moments_of(_with_class(real * scale, labels, self.num_classes))
+        self._real_mean.assign(mean)
+        self._real_root.assign(_root(square - np.outer(mean, mean)))
+        chosen = np.random.default_rng(self.seed).choice(len(images), self.window)
+        mean, square = self._moments_of(self._drawn(labels[chosen]))
+        self._own_mean.assign(mean)
+        self._own_square.assign(square)
+
+    def _checked(self, images, labels):
+        if len(images) <= self._scale.shape[0]:
+            raise ValueError(
+                f"images: expected more than the {self._scale.shape[0]} features, got {len(images)}"
+            )
+        if labels is None:
+            if self.num_classes:
+                raise ValueError("labels: expected one integer an image, got images alone")
+            return np.zeros(len(images), np.int32)
+        return np.asarray(labels, np.int32).reshape(-1)
+
+    def _scales(self, features):
+        """Each group's, by which its total variance is 1; those of the class are 1."""
+        groups = np.split(features, np.cumsum(self._sizes)[:-1], axis=1)
+        total = [max(float(group.var(axis=0).sum()), 1e-12) for group in groups]
+        scales = np.repeat(1 / np.sqrt(total), self._sizes)
+        return np.concatenate([scales, np.ones(self.num_classes)])
+
+    def _moments_of(self, features):
+        """Mean [F] and mean square [F, F], as if `label_dropout` of the classes were hidden from those that know them."""
+        seen = np.ones(features.shape[1])
+        seen[features.shape[1] - self.num_classes :] = 1 - self.label_dropout
+        mean, square = features.mean(axis=0), features.T @ features / len(features)
+        # A class's square is itself, so that being seen counts once in it.
+        return seen * mean, square * np.minimum.outer(seen, seen)
+
+    def _drawn(self, labels):
+        """Features of images that the student draws: float64 [N, F]. Steps below 0 are theirs."""
+        draw = tf.function(
+            lambda noise, label: self._joint(self._draw(self.sampling_network, noise, label), label)
+        )
+        found = []
+        for number, part in enumerate(_slices(len(labels))):
+            label = tf.constant(labels[part], tf.int32)
+            step = tf.constant(-1 - number, tf.int64)
+            noise = self._noise(tf.zeros([len(label), *self.image_shape]), step)
+            found.append(draw(noise, label).numpy())
+        return np.concatenate(found)
+
+    def _features(self, images):
+        """[N, sum of F_i], as they come."""
+        return tf.concat([tf.cast(f, tf.float32) for f in self.features(images, training=False)], 1)
+
+    def _joint(self, images, label):
+        """Features at their scale, and the class: float64 [N, F]."""
+        found = tf.cast(self._features(images), tf.float64)
+        known = tf.one_hot(label, self.num_classes, dtype=tf.float64)
+        return self._scale.value * tf.concat([found, known], 1)
+
+    def _draw(self, network, x, label):
+        """What a network draws from noise x [N, H, W, C] in all its calls."""
+        x0 = tf.zeros_like(x)
+        for t, row in zip(self._plan.t, self._plan.rows.astype(np.float32), strict=True):
+            time = tf.fill(tf.shape(x)[:1], np.float32(t / self._plan.num_train_steps))
+            out = tf.cast(self.denoise(x, time, label, network=network), tf.float32)
+            x, x0 = tableau.step(x, x0, out, 0.0, tableau.Row(*row), _clip, _clip)
+        return x
+
+    def _loss(self, network, x0, label, *, step, training):
+        found = self._joint(self._draw(network, self._noise(x0, step), label), label)
+        target = tf.stop_gradient(self._target(found))
+        if training:
+            self._remember(tf.stop_gradient(found))
+        way = tf.reduce_sum(tf.square(found - target), axis=1)
+        return tf.cast(tf.reduce_mean(way), tf.float32)
+
+    def _target(self, found):
+        """Where the features [N, F] belong: m* + A (f - m)."""
+        root, mean = self._real_root.value, self._own_mean.value
+        own = self._own_square.value - tf.einsum("i,j->ij", mean, mean)
+        values, vectors = tf.linalg.eigh(root @ own @ root)
+        inverse = (vectors * tf.math.rsqrt(tf.maximum(values, 0.0) + _RIDGE)) @ tf.transpose(
+            vectors
+        )
+        return self._real_mean.value + (found - mean) @ (root @ inverse @ root)
+
+    def _remember(self, found):
+        """The running averages, with a batch's features among them."""
+        count = replicas.total(tf.cast(tf.shape(found)[0], tf.float64))
+        mean = replicas.total(tf.reduce_sum(found, axis=0)) / count
+        square = replicas.total(tf.matmul(found, found, transpose_a=True)) / count
+        share = tf.minimum(count / self.window, 1.0)
+        for average, now in ((self._own_mean, mean), (self._own_square, square)):
+            average.assign(average.value + share * (now - average.value))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "features": keras.saving.serialize_keras_object(self.features),
+            "window": self.window,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = copy.deepcopy(config)  # Keras empties what it deserializes
+        network, features = (
+            keras.saving.deserialize_keras_object(config.pop(name), custom_objects=custom_objects)
+            for name in ("network", "features")
+        )
+        schedule = schedules.from_config(config.pop("schedule"))
+        return cls(network, schedule, features=features, **config)
+
+
+_RIDGE = 1e-10  # of the eigenvalues, which are squares of variances: of features that don't vary
+
+
+def match(
+    model, features, *, num_steps=None, spacing=None, ema_decay=0.98, label_dropout=0.1, **options
+):
+    """A `Matching` of a trained model, whose student begins as this.
+
+    Args:
+        model: `DiffusionModel` that draws from noise; a student of `distill`, or any other.
+        features: as for `Matching`.
+        num_steps, spacing: the student's times, as `DiffusionModel.sample` takes them; unless told otherwise a student's own,
+            or 10 uniform ones.
+        ema_decay, label_dropout: of `Matching`.
+        options: further arguments of `Matching`.
+
+    Returns:
+        `Matching`, to be adapted, compiled and trained.
+
+    Raises:
+        ValueError: where the model is a one-step denoiser, or an argument is out of range.
+    """
+    check_draws(model)
+    if num_steps is None and spacing is None:
+        spacing = model.sampling.get("spacing")
+    grid = few_times(model.schedule, num_steps, spacing="uniform" if spacing is None else spacing)
+    return Matching(
+        sampling_copy(model),
+        model.schedule,
+        features=features,
+        times=grid,
+        prediction=model.prediction,
+        num_classes=model.num_classes,
+        data_std=model.data_std,
+        ema_decay=ema_decay,
+        label_dropout=label_dropout,
+        **options,
+    )
+
+
+def _pixels(images):
+    images = np.asarray(images)
+    return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
+
+
+def _slices(count):
+    return [slice(k, k + _AT_ONCE) for k in range(0, count, _AT_ONCE)]
+
+
+def _with_class(features, labels, num_classes):
+    return np.concatenate([features, np.eye(num_classes + 1)[labels, :num_classes]], axis=1)
+
+
+def _root(matrix):
+    """The square root of a covariance."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def _clip(x):
+    return tf.clip_by_value(x, 0.0, 1.0)

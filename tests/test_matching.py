@@ -1,0 +1,326 @@
+"""Matching: what a student draws is brought to real images' features, in mean and covariance, the class among them."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import samples
+import tensorflow as tf
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet
+
+import keras_diffusion as kd
+from keras_diffusion import runs, schedules, settings
+from keras_diffusion.errors import UserError
+from keras_diffusion.evaluation import classifier, distances
+from keras_diffusion.evaluation.judge import SHIPPED
+from keras_diffusion.sampling import loop, request
+from keras_diffusion.sampling.onnx_classifier import Classifier
+
+T = 100
+TIMES = [100, 60, 30]
+SCHEDULE = schedules.cosine_schedule(T)
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    """A rough network as a model that draws."""
+    network = make_unet(num_classes=NUM_CLASSES)
+    return kd.DiffusionModel(network, SCHEDULE, prediction="v", ema_decay=None)
+
+
+def pools():
+    """Means over the quarters of an image, and over all of it squared: two groups, 4 and 1."""
+    x = inputs = keras.Input(IMAGE_SHAPE)
+    quarters = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(x))
+    return keras.Model(inputs, [quarters, keras.ops.mean(x**2, axis=(1, 2))])
+
+
+def make(drawer, images=None, *, rate=1e-3, **options):
+    made = kd.match(drawer, pools(), **{"spacing": TIMES, "window": 48, **options})
+    if images is not None:
+        made.adapt(*images)
+    made.compile(optimizer=keras.optimizers.Adam(rate), run_eagerly=True)
+    return made
+
+
+def known(made, features):
+    """A `Matching` that takes these features [N, F] for those of what it draws."""
+    made._own_mean.assign(features.mean(axis=0))
+    made._own_square.assign(features.T @ features / len(features))
+    return made
+
+
+def real_moments(made):
+    root = made._real_root.numpy()
+    return made._real_mean.numpy(), root @ root
+
+
+@pytest.fixture
+def found():
+    """Features of 500 images that aren't like real ones: 5, and 3 that stand for the class."""
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(500, 8)) @ rng.normal(size=(8, 8)) / 3 + rng.normal(size=8)
+
+
+def test_the_target_has_the_moments_of_real_images_and_is_as_far_as_the_distance(
+    drawer, images, found
+):
+    made = known(make(drawer, images), found)
+    target = made._target(tf.constant(found)).numpy()
+    mean, covariance = real_moments(made)
+    np.testing.assert_allclose(target.mean(axis=0), mean, atol=1e-6)
+    np.testing.assert_allclose(np.cov(target, rowvar=False, bias=True), covariance, atol=1e-4)
+    own = (found.mean(axis=0), np.cov(found, rowvar=False, bias=True))
+    expected = distances.frechet_of_moments(own, (mean, covariance))
+    way = ((found - target) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(way, expected, rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_distance(drawer, images, found):
+    made = known(make(drawer, images), found)
+    mean, covariance = real_moments(made)
+
+    def distance(features):
+        own = (features.mean(axis=0), np.cov(features, rowvar=False, bias=True))
+        return distances.frechet_of_moments(own, (mean, covariance))
+
+    x = tf.constant(found)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        away = x - tf.stop_gradient(made._target(x))
+        loss = tf.reduce_mean(tf.reduce_sum(away**2, axis=1))
+    ours = tape.gradient(loss, x).numpy()
+    for i, j in ((0, 0), (7, 3), (499, 7)):
+        step = np.zeros_like(found)
+        step[i, j] = 1e-3
+        slope = (distance(found + step) - distance(found - step)) / 2e-3
+        np.testing.assert_allclose(ours[i, j], slope, rtol=1e-3, atol=1e-7)
+
+
+def test_it_trains_what_will_be_drawn(drawer):
+    made = make(drawer)
+    labels = np.array([0, 1, 2, 0])
+    asked = request.make(labels, image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES)
+    noise = asked.start(made._plan)
+    ours = made._draw(made.network, tf.constant(noise), tf.constant(labels, tf.int32)).numpy()
+    np.testing.assert_allclose(ours, made.student().sample(labels), atol=1e-5)
+    run = loop.runner(
+        lambda *call: drawer.denoise(*call).numpy(), null_label=NUM_CLASSES, clip=True
+    )
+    x, _ = run(made._plan, noise, 0 * noise, asked, weights=np.ones(3), noise=np.zeros(3))
+    np.testing.assert_allclose(ours, np.clip(x, 0, 1), atol=1e-5)
+
+
+def test_moments_are_those_of_real_features_with_some_classes_hidden(drawer, images):
+    made = make(drawer, images, label_dropout=0.25)
+    x0, labels = images
+    quarters, square = (np.asarray(f, np.float64) for f in made.features(x0, training=False))
+    quarters, square = (f / np.sqrt(f.var(axis=0).sum()) for f in (quarters, square))
+    seen = np.concatenate([quarters, square, np.eye(NUM_CLASSES)[labels]], axis=1)
+    hidden = np.where(np.arange(8) < 5, seen, 0)
+    mean = 0.75 * seen.mean(axis=0) + 0.25 * hidden.mean(axis=0)
+    second = 0.75 * seen.T @ seen / 24 + 0.25 * hidden.T @ hidden / 24
+    found_mean, found_covariance = real_moments(made)
+    np.testing.assert_allclose(found_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(found_covariance, second - np.outer(mean, mean), atol=1e-6)
+
+
+def test_integer_pixels_are_brought_to_the_unit_interval(drawer, images):
+    x0, labels = images
+    pixels = np.round(255 * x0).astype(np.uint8)
+    whole, part = make(drawer, (pixels, labels)), make(drawer, (pixels / np.float32(255), labels))
+    for ours, theirs in zip(real_moments(whole), real_moments(part), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+
+def test_training_brings_images_closer_and_remembers_how_they_are(drawer, images):
+    x0, labels = images
+    made = make(drawer, images, label_dropout=0.0, ema_decay=None)
+    many = np.arange(300) % NUM_CLASSES
+
+    def distance(model):
+        drawn = model.sample(many, seed=9)
+        some, real = (
+            np.concatenate([np.asarray(f) for f in made.features(x, training=False)], axis=1)
+            for x in (drawn, x0)
+        )
+        return distances.frechet(some, real)
+
+    before = distance(made.student())
+    statistics = [w.numpy() for w in made.network.weights if "moving" in w.path]
+    made.fit(x0, labels, batch_size=24, epochs=40, verbose=0)
+    assert distance(made.student()) < 0.5 * before
+    held = [w.numpy() for w in made.network.weights if "moving" in w.path]
+    assert all((a == b).all() for a, b in zip(statistics, held, strict=True))
+    noise = np.random.default_rng(1).normal(size=(300, *IMAGE_SHAPE)).astype(np.float32)
+    drawn = made._draw(made.network, tf.constant(noise), tf.constant(many, tf.int32))
+    now = made._joint(drawn, tf.constant(many, tf.int32)).numpy().mean(axis=0)
+    np.testing.assert_allclose(made._own_mean.numpy(), now, atol=0.15)
+
+
+def test_looking_changes_nothing(drawer, images):
+    made = make(drawer, images)
+    before = made.get_weights()
+    assert made.evaluate(*images, batch_size=24, verbose=0) > 0
+    after = made.get_weights()
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+
+
+def test_matching_goes_on_from_a_file_as_if_nothing_had_happened(drawer, images, tmp_path):
+    x0, labels = images
+    whole, first = make(drawer, images), make(drawer, images)
+    for model in (whole, first):
+        model.fit(x0, labels, batch_size=24, epochs=2, verbose=0, shuffle=False)
+    first.save(tmp_path / "model.keras")
+    second = keras.models.load_model(tmp_path / "model.keras")
+    assert type(second) is kd.Matching and second.sampling == first.sampling
+    second.run_eagerly = True
+    for model in (whole, second):
+        model.fit(x0, labels, batch_size=24, epochs=2, verbose=0, shuffle=False)
+    for ours, theirs in zip(whole.weights, second.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_students_own_times_are_taken_and_networks_without_classes_are_matched(images):
+    network = make_unet(conditioning="multiply")
+    flow = kd.DiffusionModel(network, schedules.flow_schedule(T), prediction="flow", ema_decay=None)
+    student = make(flow).student()
+    made = kd.match(student, pools(), window=30)
+    assert made.times == TIMES
+    made.adapt(images[0])
+    made.compile(optimizer="adam", run_eagerly=True)
+    found = made.fit(images[0], batch_size=24, verbose=0).history["loss"]
+    assert np.isfinite(found).all()
+    assert made.student().sample(num_images=2).shape == (2, *IMAGE_SHAPE)
+
+
+def test_what_cannot_be_matched_is_refused(drawer, images):
+    with pytest.raises(ValueError, match="window: expected a positive integer, got 0"):
+        make(drawer, window=0)
+    with pytest.raises(ValueError, match="images: expected more than the 8 features, got 8"):
+        make(drawer, (images[0][:8], images[1][:8]))
+    with pytest.raises(ValueError, match="labels: expected one integer an image"):
+        make(drawer, images[:1])
+    denoiser = kd.DiffusionModel(
+        make_unet(conditioning=None), schedules.denoiser_schedule(0.5), prediction="x0"
+    )
+    with pytest.raises(ValueError, match="model: expected one that draws from noise"):
+        kd.match(denoiser, pools())
+
+
+@pytest.mark.parametrize("path", SHIPPED)
+def test_a_classifiers_file_becomes_the_keras_model_that_it_was(path):
+    shape = (28, 28, 1)
+    x = np.random.default_rng(0).random((5, *shape), np.float32)
+    model = classifier.load(path)
+    logits, features = Classifier(path)(x)
+    found = model(x, training=False)
+    np.testing.assert_allclose(found["logits"], logits, atol=1e-4)
+    np.testing.assert_allclose(found["features"], features, atol=1e-4)
+    seen = classifier.statistics(model, model)(x, training=False)
+    assert len(seen) == 14
+    np.testing.assert_allclose(seen[4], features, atol=1e-4)
+    np.testing.assert_allclose(seen[6], keras.ops.softmax(logits), atol=1e-4)
+    np.testing.assert_array_equal(seen[13], seen[6])
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory, repo):
+    """Runs distill.py in a folder that has a finished run, small, in `run`, and `reader.onnx`, which has learned a little."""
+    folder = tmp_path_factory.mktemp("matching")
+    network = kd.modulated_unet(width=4, num_classes=10)
+    model = kd.DiffusionModel(network, schedules.cosine_schedule(300), prediction="v")
+    run = runs.Run(folder / "run")
+    run.create()
+    model.save(run.model)
+    asked = settings.resolve({"part": "2.5", "width": 4, "data": "mnist-5k", "limit": 200})
+    told = {"schedule": model.schedule.to_config(), "prediction": "v", "figures": [], "data": {}}
+    run.write({"status": "finished", "settings": settings.to_json(asked), **told})
+
+    def call(*words, status=0, program="scripts/distill.py"):
+        done = subprocess.run(
+            [sys.executable, repo / program, *words], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == status, done.stderr
+        return done
+
+    train = ("--data", "mnist-5k", "--epochs", "1", "--width", "4", "--out", "reader.onnx")
+    call(*train, program="scripts/train_judge.py")
+    return call, folder
+
+
+MATCH = ("run", "--match", "reader.onnx", "--steps", "2", "--epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def matched(programs):
+    """Folder of a matched student, with the checkpoints of steps 3 and 4, its last."""
+    call, folder = programs
+    call(*MATCH, "--checkpoint-steps", "3")
+    return folder / "run-distilled"
+
+
+def test_distill_matches_a_run(programs, matched):
+    call, folder = programs
+    record = json.loads((matched / "run.json").read_text())
+    assert record["status"] == "finished" and record["steps"] == 4
+    told = record["distilled"]
+    assert told["match"] == ["reader.onnx"] and told["times"] == [300.0, 150.0]
+    assert told["rate"] == 6e-6 and told["batch_size"] == 100 and "teacher_steps" not in told
+    before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))
+    assert type(after) is kd.DiffusionModel and after.sampling["spacing"] == [300.0, 150.0]
+    was = before.sample([0, 1, 2], sampler="ddim", spacing=[300, 150], guidance_scale=1.0)
+    moved = np.abs(after.sample([0, 1, 2]) - was)
+    assert 0 < moved.max() and moved.mean() < 0.02
+    call("run-distilled", "--match", "reader.onnx", "--out", "again", "--limit", "200")
+    told = json.loads((folder / "again/run.json").read_text())["distilled"]
+    assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
+
+
+def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
+    call, folder = programs
+    stopped = folder / "stopped"
+    shutil.copytree(matched, stopped)
+    (stopped / "checkpoints/step-00000004.keras").unlink()
+    (stopped / "model.keras").unlink()
+    record = json.loads((stopped / "run.json").read_text())
+    (stopped / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    call("run", "--out", "stopped", "--resume")
+    whole, again = (runs.open_model(path / "model.keras") for path in (matched, stopped))
+    for ours, theirs in zip(whole.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--match reader.onnx --guidance 2", "--guidance: expected none with --match, got 2.0"),
+        ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
+        ("--match gone.onnx", "gone.onnx: expected"),
+        (f"--match {SHIPPED[0]}", "--match: expected another classifier than evaluate.py's judge"),
+        (f"--match {SHIPPED[1]}", "--match: expected one of class_names"),
+        ("--match other.onnx", "--match: expected one of image_shape"),
+        ("--match reader.onnx,", "expected"),
+        ("--match broken.onnx", "broken.onnx: expected"),
+    ],
+)
+def test_classifiers_that_cannot_match_are_refused(programs, words, message):
+    call, folder = programs
+    says = samples.judge_says(class_names=samples.DIGITS)
+    (folder / "other.onnx").write_bytes(samples.judged(says, classes=10))
+    (folder / "broken.onnx").write_bytes(b"no model")
+    refused = call("run", *words.split(), "--out", "refused", "--limit", "200", status=2)
+    assert message in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert not (folder / "refused/run.json").exists()
+
+
+def test_a_classifier_of_another_build_is_refused(tmp_path):
+    """Its metadata may say anything of a graph that isn't `build`'s."""
+    says = samples.judge_says(class_names=samples.DIGITS)
+    (tmp_path / "judge.onnx").write_bytes(samples.judged(says, classes=10))
+    with pytest.raises(UserError, match="expected a classifier of three blocks"):
+        classifier.load(tmp_path / "judge.onnx")
