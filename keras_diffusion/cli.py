@@ -142,7 +142,7 @@ def need(*packages, extra):
             )
 
 
-def load_tensorflow(*, devices=1):
+def load_tensorflow(*, devices=1, workers=False):
     """Imports TensorFlow and finds its devices, with the settings that it reads only then; what the user has set stays.
 
     oneDNN is off by default on processors without AVX-512 VNNI, though it is half as fast again there. The lines that
@@ -150,6 +150,7 @@ def load_tensorflow(*, devices=1):
 
     Args:
         devices: on a machine without a GPU, as many logical CPUs.
+        workers: whether a strategy of several workers comes next, which must find the devices itself.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -161,7 +162,8 @@ def load_tensorflow(*, devices=1):
             cpu = tf.config.list_physical_devices("CPU")[0]
             one = tf.config.LogicalDeviceConfiguration()
             tf.config.set_logical_device_configuration(cpu, [one] * devices)
-        tf.config.list_logical_devices()
+        if not workers:
+            tf.config.list_logical_devices()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Outside a strategy, or with one device, each function here is the plain thing, a
 import tensorflow as tf
 
 from keras_diffusion.errors import UserError
+from keras_diffusion.workers import strategy as all_workers
 
 
 def _context():
@@ -53,19 +54,24 @@ def several():
     return _context() is not None
 
 
-def strategy(devices, *, xla="auto"):
-    """The strategy that trains on several devices of this machine: GPUs, or, where there is none, logical CPUs.
+def strategy(devices, *, xla="auto", workers=None):
+    """The strategy that trains on several devices of this machine: GPUs, or, where there is none, logical CPUs; or on several machines.
 
     Args:
         devices: how many, or "all": every GPU.
-        xla: as in `settings.XLA`; Keras compiles no step of several devices with it.
+        xla: as in `settings.XLA`; no step of several devices is compiled with it.
+        workers: `workers.Workers`, or None: this machine trains alone.
 
     Returns:
-        `tf.distribute.MirroredStrategy`; with one device the plain strategy.
+        `tf.distribute.MirroredStrategy`; with one device the plain strategy; with workers that of them all.
 
     Raises:
         UserError: where there aren't so many.
     """
+    if workers is not None:
+        if xla == "on":
+            raise UserError("--xla: expected auto or off with --workers, got on")
+        return all_workers()
     gpus = tf.config.list_logical_devices("GPU")
     there = gpus or tf.config.list_logical_devices("CPU")
     count = max(1, len(gpus)) if devices == "all" else devices

@@ -4,10 +4,13 @@ import contextlib
 import shlex
 import sys
 
-from keras_diffusion import cli
+from keras_diffusion import cli, workers
 from keras_diffusion.errors import UserError, is_integer
 
-NAMES = ("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps", "recover", "devices")
+NAMES = (
+    *("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps", "recover", "devices"),
+    "workers",
+)
 
 
 def add(parser, usual):
@@ -37,6 +40,11 @@ def add(parser, usual):
         help="GPUs (without one: logical CPUs) that share each batch (1)",
     )
     parser.add_argument(
+        "--workers",
+        action="store_true",
+        help="share each batch with the other machines of TF_CONFIG, each of which runs this command",
+    )
+    parser.add_argument(
         "--recover",
         type=cli.integer(0, 100),
         default=0,
@@ -48,6 +56,20 @@ def add(parser, usual):
 def _devices(text):
     """An option's type: a number, or all."""
     return text if text == "all" else cli.integer(1, 64)(text)
+
+
+def which_worker(options):
+    """`workers.Workers` where several machines train, else None.
+
+    Raises:
+        UserError: where TF_CONFIG doesn't say which, or something is asked for that they can't.
+    """
+    if not options.workers:
+        return None
+    for name, usual in (("devices", 1), ("recover", 0)):
+        if getattr(options, name) != usual:
+            raise UserError(f"--{name}: expected none with --workers, got {getattr(options, name)}")
+    return workers.of_environment()
 
 
 def checkpoints(options):

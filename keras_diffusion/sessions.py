@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import callbacks, illustrate, pipeline, rates, runs
+from keras_diffusion import callbacks, illustrate, pipeline, rates, runs, workers
 
 
 class Session:
@@ -179,15 +179,16 @@ class Session:
             seed=self.seed,
             start_step=self.step,
         )
-        self.model.fit(
-            batches,
-            initial_epoch=first,
-            epochs=last,
-            steps_per_epoch=steps,
-            callbacks=chain,
-            shuffle=False,  # the pipeline has done it
-            verbose=0,
-        )
+        asked = {
+            "initial_epoch": first,
+            "epochs": last,
+            "steps_per_epoch": steps,
+            "callbacks": chain,
+        }
+        if workers.several(self.model.distribute_strategy):
+            workers.fit(self.model, batches, **asked)
+        else:
+            self.model.fit(batches, **asked, shuffle=False, verbose=0)  # shuffled they are
 
 
 class PartSession(Session):

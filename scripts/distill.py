@@ -10,7 +10,7 @@ saves; --resume goes on.
 import os
 import sys
 
-from keras_diffusion import cli, data, run_options, runs, settings, student
+from keras_diffusion import cli, data, run_options, runs, settings, student, workers
 from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import options as sampling_options
 
@@ -55,28 +55,31 @@ def open_run(options, record):
 
 def main():
     options = parse(sys.argv[1:])
+    worker = run_options.which_worker(options)
     teacher, record = runs.finished(options.run)
     asked, run, before = open_run(options, record)
     images = data.load(asked.data, notify=print)
     images = images.limit(asked.limit) if asked.limit else images
     cli.need("tensorflow", "tqdm", "filelock", extra="train")
     run_options.check_data(before, images)
-    run.create()
-    with run.held():
-        # Once more: meanwhile another process may have gone on.
-        asked, run, before = open_run(options, record)
-        run_options.check_data(before, images)
-        return train(options, asked, teacher, record, images, run, before)
+    try:
+        with workers.folder(worker, run) as own:
+            # Once more: meanwhile another process may have gone on.
+            asked, run, before = open_run(options, record)
+            run_options.check_data(before, images)
+            return train(options, asked, teacher, record, images, own, before, worker)
+    except workers.Lost as lost:
+        return workers.again(lost)
 
 
-def train(options, asked, teacher, record, images, run, before):
+def train(options, asked, teacher, record, images, run, before, worker):
     """Trains, in a folder that is ours alone."""
     if options.resume and before is None:
         print(f"{run.folder} was stopped before its first step: starting over")
-    cli.load_tensorflow(devices=options.devices)
+    cli.load_tensorflow(devices=options.devices, workers=worker is not None)
     from keras_diffusion import distilling, replicas
 
-    strategy = replicas.strategy(options.devices)
+    strategy = replicas.strategy(options.devices, workers=worker)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
     with strategy.scope(), run_options.telling_how_to_go_on() as command:
         finished = distilling.train(
@@ -92,7 +95,8 @@ def train(options, asked, teacher, record, images, run, before):
         )
     if not finished:
         return cli.INTERRUPTED
-    print(f"run: {run.folder}")
+    if worker is None or worker.is_chief:
+        print(f"run: {run.folder}")
     return 0
 
 

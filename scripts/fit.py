@@ -8,7 +8,7 @@ Writes OUT/run.json, metrics.csv, model.keras, checkpoints/, figures/. Ctrl-C sa
 
 import sys
 
-from keras_diffusion import cli, course, data, run_options, runs, settings
+from keras_diffusion import cli, course, data, run_options, runs, settings, workers
 from keras_diffusion.errors import UserError
 
 
@@ -63,34 +63,36 @@ def open_run(options):
 
 def main():
     options = parse(sys.argv[1:])
+    worker = run_options.which_worker(options)
     asked, run, before = open_run(options)
     images = data.load(asked.data, notify=print)
     images = images.limit(asked.limit) if asked.limit else images
     cli.need("tensorflow", "matplotlib", "tqdm", "filelock", extra="train")
     run_options.check_data(before, images)
-    run.create()
-    with run.held():
-        # Once more: meanwhile another process may have gone on.
-        asked, run, before = open_run(options)
-        run_options.check_data(before, images)
-        if before is not None and asked.epochs > before["settings"]["epochs"]:
-            print(
-                f"{asked.epochs} epochs in place of {before['settings']['epochs']}: its rate is constant, so that it ends as if begun with them"
-            )
-        return fit(options, asked, images, run)
+    try:
+        with workers.folder(worker, run) as own:
+            # Once more: meanwhile another process may have gone on.
+            asked, run, before = open_run(options)
+            run_options.check_data(before, images)
+            if before is not None and asked.epochs > before["settings"]["epochs"]:
+                print(
+                    f"{asked.epochs} epochs in place of {before['settings']['epochs']}: its rate is constant, so that it ends as if begun with them"
+                )
+            return fit(options, asked, images, own, worker)
+    except workers.Lost as lost:
+        return workers.again(lost)
 
 
-def fit(options, asked, images, run):
+def fit(options, asked, images, run, worker):
     """Trains, in a folder that is ours alone."""
     resume = options.resume and run.exists()
     if options.resume and not resume:
         print(f"{run.folder} was stopped before its first step: starting over")
-    cli.load_tensorflow(
-        devices=options.devices
-    )  # takes seconds: only when everything else is in order
+    # Takes seconds: only when everything else is in order.
+    cli.load_tensorflow(devices=options.devices, workers=worker is not None)
     from keras_diffusion import fitting, replicas
 
-    strategy = replicas.strategy(options.devices, xla=asked.xla)
+    strategy = replicas.strategy(options.devices, xla=asked.xla, workers=worker)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
     if options.force and run.exists():
         run.clear()
@@ -106,7 +108,8 @@ def fit(options, asked, images, run):
         )
     if not finished:
         return cli.INTERRUPTED
-    print(f"run:     {run.folder}\nfigures: {run.figures}")
+    if worker is None or worker.is_chief:
+        print(f"run:     {run.folder}\nfigures: {run.figures}")
     return 0
 
 

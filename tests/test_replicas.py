@@ -1,11 +1,13 @@
 """Training on several devices: the same as on one, to rounding. Devices are logical CPUs, each test a process of its own."""
 
 import concurrent.futures
+import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import time
 import types
 
 import keras
@@ -130,10 +132,7 @@ def test_two_workers_train_as_one_in_a_loop_of_ones_own(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     done = run("worker.py", "0", "", "alone.npz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    ports = ",".join(str(one.getsockname()[1]) for one in sockets)
-    for one in sockets:
-        one.close()
+    ports = ",".join(map(str, free_ports(2)))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         both = list(
             pool.map(lambda k: run("worker.py", k, ports, f"{k}.npz", cwd=tmp_path), ["0", "1"])
@@ -167,6 +166,110 @@ def test_fit_on_two_devices(tmp_path):
         ),
         atol=1e-5,
     )
+
+
+ONE_STEP = (
+    str(ROOT / "scripts" / "fit.py"), "--part", "1.2.1", "--data", "mnist-5k", "--limit", "30", "--width", "4",
+    "--batch-size", "20", "--epochs", "6", "--checkpoint-steps", "3",
+)  # fmt: skip
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_worker(index, ports, *words, cwd):
+    """One of two processes that train as one."""
+    hosts = [f"127.0.0.1:{port}" for port in ports]
+    told = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+    return subprocess.Popen(
+        [sys.executable, *ONE_STEP, "--workers", "--out", "run", *words],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TF_CONFIG": json.dumps(told), "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+def done(worker):
+    out, error = worker.communicate(timeout=600)
+    assert worker.returncode == 0, error[-3000:]
+    return out
+
+
+def weights_of(folder):
+    return [w.numpy() for w in keras.models.load_model(Run(folder).model).weights]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What two workers leave, and one that trains alone."""
+    folder = tmp_path_factory.mktemp("workers")
+    ports = free_ports(2)
+    both = [start_worker(k, ports, cwd=folder) for k in range(2)]
+    said = [done(worker) for worker in both]
+    assert "run:     run" in said[0] and "run:" not in said[1]
+    alone = run(*ONE_STEP, "--out", "alone", cwd=folder)
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    return folder
+
+
+def test_fit_on_two_workers(undisturbed):
+    two, one = (Run(undisturbed / name) for name in ("run", "alone"))
+    ours, theirs = ([row["loss"] for row in some.read_metrics()] for some in (one, two))
+    assert len(ours) == 12
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+    for ours, theirs in zip(*(weights_of(some.folder) for some in (one, two)), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
+    assert two.read()["status"] == "finished" and len(two.checkpoint_files()) == 2
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, victim):
+    """The other one starts itself again and waits for it; both go on from the last checkpoint."""
+    ports = free_ports(2)
+    both = [start_worker(k, ports, cwd=tmp_path) for k in range(2)]
+    there = Run(tmp_path / "run")
+    until = time.monotonic() + 300
+    while not there.checkpoint_files():
+        assert time.monotonic() < until and both[0].poll() is None, both[0].stderr.read()
+        time.sleep(0.05)
+    both[victim].kill()
+    both[victim].communicate()
+    both[victim] = start_worker(victim, ports, "--resume", cwd=tmp_path)
+    said = [done(worker) for worker in both]
+    assert "a worker is lost" in said[1 - victim] and "starting again" in said[1 - victim]
+    assert len(there.read()["sessions"]) >= 2 and there.read()["status"] == "finished"
+    assert [row["step"] for row in there.read_metrics()] == list(range(1, 13))
+    for ours, theirs in zip(weights_of(undisturbed / "run"), weights_of(there.folder), strict=True):
+        np.testing.assert_array_equal(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "expected"),
+    [
+        (None, (), "--workers: expected TF_CONFIG like {"),
+        ("{", (), "--workers: expected TF_CONFIG like {"),
+        ("[" * 100_000, (), "--workers: expected TF_CONFIG like {"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', (), "TF_CONFIG"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', (), "TF_CONFIG"),
+        ('{"cluster": {"worker": [5]}, "task": {"type": "worker", "index": 0}}', (), "TF_CONFIG"),
+        ("", ("--devices", "2"), "--devices: expected none with --workers, got 2"),
+        ("", ("--recover", "2"), "--recover: expected none with --workers, got 2"),
+    ],
+)  # fmt: skip
+def test_what_workers_cant_be_is_one_line(tmp_path, monkeypatch, config, words, expected):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    refused = run(*ONE_STEP, "--workers", *words, "--out", "run", cwd=tmp_path)
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert expected in refused.stderr and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

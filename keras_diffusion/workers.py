@@ -1,0 +1,181 @@
+"""Several machines that train as one, under `tf.distribute.MultiWorkerMirroredStrategy`: each runs the same program, and each has a part of every batch.
+
+Keras 3's own `fit` fails there (keras-team/keras#20585), so that `fit` here is a loop of our own. A worker that is lost takes the step under
+way with it: the others then start themselves again, go on from the last checkpoint, and wait for it.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from typing import NamedTuple
+
+from keras_diffusion.errors import UserError, is_integer, shown
+from keras_diffusion.runs import Run
+
+VARIABLE = "TF_CONFIG"
+_EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
+
+
+class Lost(UserError):
+    """Another worker doesn't answer, or stands elsewhere: what there is to do is to begin again from the last checkpoint."""
+
+
+class Workers(NamedTuple):
+    """Which of the workers this process is.
+
+    Attributes:
+        index: its number; 0 is the chief, who alone writes the run's folder.
+        count: how many there are.
+    """
+
+    index: int
+    count: int
+
+    @property
+    def is_chief(self):
+        """Whether this is the one that writes."""
+        return self.index == 0
+
+
+def of_environment():
+    """Which worker this process is, as TF_CONFIG says.
+
+    Raises:
+        UserError: where it says nothing, or no worker.
+    """
+    text = os.environ.get(VARIABLE, "")
+    try:
+        told = json.loads(text)
+        hosts, task = told["cluster"]["worker"], told["task"]
+        good = all(isinstance(host, str) and ":" in host for host in hosts)
+        index = task["index"]
+        good = good and task["type"] == "worker" and is_integer(index) and 0 <= index < len(hosts)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise UserError(f"--workers: expected {VARIABLE} like {_EXAMPLE}, got {shown(text)}")
+    return Workers(int(index), len(hosts))
+
+
+def strategy():
+    """The strategy of all workers; loads TensorFlow, which must have done nothing before, and waits for the others.
+
+    Raises:
+        UserError: where they don't come together.
+    """
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # it warns of each shape that a function is traced for
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"--workers: expected all workers of {VARIABLE} to answer, got: {first}"
+        ) from None
+
+
+@contextlib.contextmanager
+def folder(workers, run):
+    """The folder that this worker trains in: the run's for the chief, a copy for the others, which goes when they end.
+
+    Args:
+        workers: `Workers`, or None: this process trains alone.
+        run: `runs.Run`, in a file system that all workers see.
+    """
+    if workers is None or workers.is_chief:
+        run.create()
+        with run.held():
+            yield run
+        return
+    with tempfile.TemporaryDirectory() as own:
+        copy = Run(pathlib.Path(own) / "run")
+        copy.create()
+        for path in run.folder.glob("*.*"):
+            if path.is_file() and not path.name.startswith("."):
+                shutil.copy(path, copy.folder)
+        for path in run.checkpoint_files():
+            shutil.copy(path, copy.checkpoints)
+        yield copy
+
+
+def several(strategy):
+    """Whether a strategy is of several workers."""
+    return getattr(strategy.extended, "_num_workers", 1) > 1
+
+
+@contextlib.contextmanager
+def telling_of_loss():
+    """Inside, an operation that fails because another worker is gone raises `Lost`."""
+    import tensorflow as tf
+
+    gone = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+    try:
+        yield
+    except gone as error:
+        raise Lost(f"a worker is lost ({type(error).__name__})") from None
+
+
+def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
+    """What `model.fit` does, by a loop of our own: the arguments are its.
+
+    A wish of one worker to stop (`model.stop_training`) is every worker's.
+
+    Raises:
+        Lost: where another worker is gone, or has come from another step.
+    """
+    import keras
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+
+    @tf.function
+    def step(batch):
+        strategy.run(model.train_step, args=(batch,))
+
+    @tf.function
+    def total(value):
+        return strategy.reduce("SUM", strategy.run(tf.identity, args=(value,)), axis=None)
+
+    with telling_of_loss():
+        here = tf.cast(model.step.value, tf.int64)
+        count = strategy.num_replicas_in_sync
+        if int(total(here)) != count * int(here) or int(total(here**2)) != count * int(here) ** 2:
+            raise Lost(f"another worker is at another step than {int(here)}")
+        parts = iter(strategy.experimental_distribute_dataset(batches.with_options(options)))
+        chain = keras.callbacks.CallbackList(callbacks, model=model)
+        model.stop_training = False
+        chain.on_train_begin()
+        for epoch in range(initial_epoch, epochs):
+            model.reset_metrics()
+            chain.on_epoch_begin(epoch)
+            for k in range(steps_per_epoch):
+                chain.on_train_batch_begin(k)
+                step(next(parts))
+                chain.on_train_batch_end(k)
+                model.stop_training = bool(total(tf.constant(model.stop_training, tf.int64)))
+                if model.stop_training:
+                    break
+            chain.on_epoch_end(epoch)
+            if model.stop_training:
+                break
+        chain.on_train_end()
+
+
+def again(lost):
+    """Starts this program anew, to go on from the last checkpoint; doesn't return.
+
+    Args:
+        lost: `Lost`, why.
+    """
+    print(f"{lost}; starting again from the last checkpoint", flush=True)
+    words = [word for word in sys.orig_argv[1:] if word not in ("--force", "--resume")]
+    os.execv(sys.executable, [sys.executable, *words, "--resume"])
