@@ -84,6 +84,39 @@ def evaluation_batches(
     return _parallel(tf.data.Dataset.range(steps), batch)
 
 
+def check_arrays(images: object, labels: object, num_classes: int) -> None:
+    """Whether arrays that a model is to be trained on are in range; what is no NumPy array isn't looked at.
+
+    Args:
+        images: float [N, H, W, C], to be in [0, 1].
+        labels: integers [N], to be in 0..K.
+        num_classes: K, which as a label means no class; 0 without classes.
+
+    Raises:
+        ValueError: where they aren't.
+    """
+    _check_range("images", images, 0, 1, "divide by 255" if np.max(_numbers(images)) > 2 else "")
+    if num_classes:
+        _check_range("labels", labels, 0, num_classes, f"{num_classes} means no class")
+
+
+def _numbers(values):
+    """Of an array that has some, these; else a 0, which is in every range."""
+    known = isinstance(values, np.ndarray) and values.size and values.dtype.kind in "iuf"
+    return values if known else np.zeros(1)
+
+
+def _check_range(name, values, low, high, advice):
+    values = _numbers(values)
+    least, most = values.min(), values.max()
+    if not (
+        low - 1e-3 <= least and most <= high + 1e-3
+    ):  # NaN too; augmented images may be a little past it
+        raise ValueError(
+            f"{name}: expected {low}..{high}, got {least:g}..{most:g}{advice and '; '}{advice}"
+        )
+
+
 def _permutation(count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     """The order of an epoch, int32 [count].
 

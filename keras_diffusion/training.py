@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import compiled, predictions, replicas, schedules
+from keras_diffusion import compiled, pipeline, predictions, replicas, schedules
 from keras_diffusion.errors import is_number
 from keras_diffusion.muon import Muon  # noqa: F401  (load_model looks it up)
 from keras_diffusion.nn import OneHot, Precondition
@@ -251,6 +251,12 @@ class DiffusionModel(keras.Model):
         t = t * self.schedule.num_train_steps
         t = t if self.schedule.continuous else tf.cast(tf.round(t), tf.int32)
         return tuple(look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As Keras's; NumPy arrays that are out of range are refused."""
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            pipeline.check_arrays(x, y, self.num_classes)
+        return super().fit(x, y, *args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Builds the optimizer; the rest is built. Under a strategy Keras would average the devices' images for it, which fails where they have unequally many."""

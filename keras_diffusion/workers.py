@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from keras_diffusion.errors import UserError, is_integer, shown
 from keras_diffusion.runs import Run
@@ -24,7 +24,8 @@ class Lost(UserError):
     """Another worker doesn't answer, or stands elsewhere: what there is to do is to begin again from the last checkpoint."""
 
 
-class Workers(NamedTuple):
+@dataclass(frozen=True)
+class Workers:
     """Which of the workers this process is.
 
     Attributes:

@@ -443,6 +443,7 @@ FIT = [
     ("--part=2.5 --checkpoint-steps=0", "--checkpoint-steps"),
     ("--part=2.5 --devices=0", "--devices: expected an integer in 1..64, got 0"),
     ("--part=2.5 --devices=both", "--devices: expected an integer in 1..64, got 'both'"),
+    ("--part=2.5 --workers=2", "--workers: ignored explicit argument '2'"),
     ("--part=2.5 --recover=-1", "--recover: expected an integer in 0..100, got -1"),
     ("--part=2.5 --data=cifar", "got 'cifar'"),
     ("--part=2.5 --data=", "--data: expected a name, got ''"),

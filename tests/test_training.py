@@ -819,3 +819,21 @@ def test_files_from_before_models_said_how_they_draw_are_read():
     config = model.get_config()
     del config["sampling"]
     assert DiffusionModel.from_config(config).sampling == model.sampling
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.full((2, 8, 8, 1), 255.0), [0, 1], "images: expected 0..1, got 255..255; divide by 255"),
+        (np.full((2, 8, 8, 1), -0.5), [0, 1], "images: expected 0..1, got -0.5..-0.5"),
+        (np.full((2, 8, 8, 1), np.nan), [0, 1], "images: expected 0..1, got nan..nan"),
+        (np.zeros((2, 8, 8, 1)), [0, 4], "labels: expected 0..3, got 0..4; 3 means no class"),
+        (np.zeros((2, 8, 8, 1)), [-1, 2], "labels: expected 0..3, got -1..2; 3 means no class"),
+    ],
+)  # fmt: skip
+def test_arrays_out_of_range_are_refused(class_network, images, labels, message):
+    model = DiffusionModel(class_network, schedules.linear_schedule(10), ema_decay=None)
+    model.compile(optimizer="adam")
+    with pytest.raises(ValueError) as error:
+        model.fit(images.astype(np.float32), np.array(labels), verbose=0)
+    assert one_line(error) == message
