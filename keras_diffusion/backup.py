@@ -29,7 +29,8 @@ class Backup(keras.callbacks.Callback):
         step: how many steps are done, 0 at the beginning.
 
     Raises:
-        UserError: where the files are another model's, or all are damaged, or a model that was trained before begins there.
+        UserError: where the files are another model's, or all are damaged, or a model that was trained before begins there, or
+            another process trains there.
 
     Example:
         >>> backup = kd.Backup("backup")
@@ -41,6 +42,7 @@ class Backup(keras.callbacks.Callback):
         super().__init__()
         self.run = runs.Run(folder)
         self.run.create()
+        self._lock = self._held()
         self.run.sweep()
         self.minutes, self.steps, self.say = minutes, steps, say
         self.last = runs.last_model(self.run, say, advice="name another folder")
@@ -66,6 +68,13 @@ class Backup(keras.callbacks.Callback):
         self.model._initial_epoch = epoch  # as Keras's own BackupAndRestore does
         self.rest = a_step - begun if begun else None
         self.say(f"going on from step {self.step}")
+
+    def _held(self):
+        """The folder's lock, which goes with this object or the process."""
+        try:
+            return self.run.lock()
+        except UserError as error:
+            raise UserError(str(error).replace("--out", "Backup", 1)) from None
 
     def _check_new(self):
         """Epochs are counted in the model's steps, so that they begin at 0."""

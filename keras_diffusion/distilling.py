@@ -111,7 +111,8 @@ def _begin(asked, teacher, data, steps):
         model = _matching(asked, teacher, data) if asked.match else _distillation(asked, teacher)
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
-    model.compile(optimizer=building.adam(building.cosine_rate(asked.rate, steps)))
+    rate = building.cosine_rate(asked.rate, steps)
+    model.compile(optimizer=matching.adam(rate) if asked.match else building.adam(rate))
     return model
 
 

@@ -76,9 +76,22 @@ class Run:
         Raises:
             UserError: where another process trains in it.
         """
+        lock = self.lock()
+        try:
+            self.sweep()
+            yield self
+        finally:
+            lock.release()
+
+    def lock(self):
+        """Takes the folder for this process; the result's `release` gives it back. Once more in the same process is no conflict.
+
+        Raises:
+            UserError: as `held`.
+        """
         import filelock
 
-        lock = filelock.FileLock(self.folder / ".lock", blocking=False)
+        lock = filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=True)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -87,11 +100,7 @@ class Run:
             ) from None
         except OSError as error:
             raise self._unwritable(error) from None
-        try:
-            self.sweep()
-            yield self
-        finally:
-            lock.release()
+        return lock
 
     def sweep(self):
         """Removes what a killed process left beside its targets."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from test_fit import ask, assert_same_outcome, images, train, weights  # noqa: F401  (a fixture)
 
+import keras_diffusion as kd
 from keras_diffusion import callbacks, course
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
@@ -136,6 +137,22 @@ def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
     assert process.returncode == 2 and len(err.splitlines()) == 1
     assert "no other process trains in, got run" in err
     assert not (folder / "run.json").exists()
+
+
+def test_a_backup_that_another_process_writes_is_refused(tmp_path):
+    code = f"import keras_diffusion as kd\nb = kd.Backup({str(tmp_path)!r})\nprint('held', flush=True)\ninput()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout.readline() == b"held\n"
+    (tmp_path / ".step.tmp").write_bytes(b"half of a file that the other one writes")
+    with pytest.raises(UserError, match="Backup: expected a folder that no other process"):
+        kd.Backup(tmp_path)
+    assert (tmp_path / ".step.tmp").exists()
+    process.kill()
+    process.wait()
+    kd.Backup(tmp_path)
+    kd.Backup(tmp_path)  # as a notebook's cell that is run once more
 
 
 def test_the_lock_goes_with_a_killed_process(tmp_path):
