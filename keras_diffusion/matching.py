@@ -36,7 +36,9 @@ class Matching(FewSteps):
             brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
         times: float [S], falling from T.
         window: images that the running averages reach back over.
-        ema_decay, label_dropout, num_classes, seed: as for `DiffusionModel`.
+        label_dropout: as for `DiffusionModel`: what is drawn without a class is matched together with the rest, whose moments it then
+            pushes away from real images'; with 0 only what is drawn with a class is trained.
+        ema_decay, num_classes, seed: as for `DiffusionModel`.
         data_std: kept for the student.
 
     Example:
@@ -202,7 +204,7 @@ _RIDGE = 1e-10  # of the eigenvalues, which are squares of variances: of feature
 
 
 def match(
-    model, features, *, num_steps=None, spacing=None, ema_decay=0.98, label_dropout=0.1, **options
+    model, features, *, num_steps=None, spacing=None, ema_decay=0.98, label_dropout=0.0, **options
 ):
     """A `Matching` of a trained model, whose student begins as this.
 
