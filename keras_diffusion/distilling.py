@@ -143,8 +143,10 @@ def _check_readers(asked, data):
     Raises:
         UserError: where one does not, or is, or there is no such file.
     """
+    if not asked.match:
+        return
     judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
-    for path in asked.match or ():
+    for path in asked.match:
         found = onnx_classifier.reader(
             path, image_shape=data.image_shape, class_names=data.class_names, option="--match"
         )

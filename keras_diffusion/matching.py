@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import replicas, schedules
+from keras_diffusion import pipeline, replicas, schedules
 from keras_diffusion.errors import is_integer
 from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
 from keras_diffusion.sampling import tableau
@@ -81,7 +81,7 @@ class Matching(FewSteps):
             labels: int [N]; without classes leave them out.
 
         Raises:
-            ValueError: where there are fewer images than features, or labels are missing.
+            ValueError: where images or `window` are no more than the features, labels are missing, or a value is out of range.
         """
         labels = self._checked(images, labels)
         look = tf.function(self._features, reduce_retracing=True)
@@ -98,15 +98,41 @@ class Matching(FewSteps):
         self._own_square.assign(square)
 
     def _checked(self, images, labels):
-        if len(images) <= self._scale.shape[0]:
+        """The labels as int32 [N]; zeros without classes.
+
+        Raises:
+            ValueError: as `adapt`.
+        """
+        size = self._scale.shape[0]
+        if len(images) <= size:
+            raise ValueError(f"images: expected more than the {size} features, got {len(images)}")
+        if self.window <= size:
             raise ValueError(
-                f"images: expected more than the {self._scale.shape[0]} features, got {len(images)}"
+                f"window: expected more images than the {size} features, got {self.window}"
             )
-        if labels is None:
-            if self.num_classes:
-                raise ValueError("labels: expected one integer an image, got images alone")
+        if not self.num_classes:
             return np.zeros(len(images), np.int32)
-        return np.asarray(labels, np.int32).reshape(-1)
+        if labels is None or len(labels) != len(images):
+            got = "images alone" if labels is None else f"{len(labels)} for {len(images)}"
+            raise ValueError(f"labels: expected one integer an image, got {got}")
+        labels = np.asarray(labels, np.int32).reshape(-1)
+        images = np.asarray(images)
+        pipeline.check_arrays(
+            images if images.dtype != np.uint8 else None, labels, self.num_classes
+        )
+        return labels
+
+    def fit(self, *args, **kwargs):
+        """As `DiffusionModel`'s; `adapt` comes before.
+
+        Raises:
+            ValueError: where it didn't.
+        """
+        if not self._real_root.numpy().any():
+            raise ValueError(
+                "fit: expected a model that was adapted, got one that wasn't; call adapt"
+            )
+        return super().fit(*args, **kwargs)
 
     def _scales(self, features):
         """Each group's, by which its total variance is 1; those of the class are 1."""
@@ -138,7 +164,8 @@ class Matching(FewSteps):
 
     def _features(self, images):
         """[N, sum of F_i], as they come."""
-        return tf.concat([tf.cast(f, tf.float32) for f in self.features(images, training=False)], 1)
+        found = keras.tree.flatten(self.features(images, training=False))  # one alone is no list
+        return tf.concat([tf.cast(f, tf.float32) for f in found], 1)
 
     def _joint(self, images, label):
         """Features at their scale, and the class: float64 [N, F]."""
@@ -200,7 +227,7 @@ class Matching(FewSteps):
         return cls(network, schedule, features=features, **config)
 
 
-_RIDGE = 1e-10  # of the eigenvalues, which are squares of variances: of features that don't vary
+_RIDGE = 1e-10  # of the eigenvalues, products of two variances: directions of variances below 1e-5 are left narrow
 
 
 def match(

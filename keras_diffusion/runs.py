@@ -91,7 +91,7 @@ class Run:
         """
         import filelock
 
-        lock = filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=True)
+        lock = filelock.FileLock(self.folder.resolve() / ".lock", blocking=False, is_singleton=True)
         try:
             lock.acquire()
         except filelock.Timeout:

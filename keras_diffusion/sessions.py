@@ -185,7 +185,7 @@ class Session:
             "steps_per_epoch": steps,
             "callbacks": chain,
         }
-        if workers.several(self.model.distribute_strategy):
+        if workers.is_of_workers(self.model.distribute_strategy):
             workers.fit(self.model, batches, **asked)
         else:
             self.model.fit(batches, **asked, shuffle=False, verbose=0)  # shuffled they are

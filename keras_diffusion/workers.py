@@ -104,21 +104,22 @@ def folder(workers, run):
         yield copy
 
 
-def several(strategy):
-    """Whether a strategy is of several workers."""
-    return getattr(strategy.extended, "_num_workers", 1) > 1
+def is_of_workers(strategy):
+    """Whether a strategy is of workers, be it of one."""
+    return hasattr(strategy.extended, "_num_workers")
 
 
 @contextlib.contextmanager
 def telling_of_loss():
-    """Inside, an operation that fails because another worker is gone raises `Lost`."""
+    """Inside, an operation that fails because another worker is gone raises `Lost`: making a variable is one too."""
     import tensorflow as tf
 
     gone = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
     try:
         yield
     except gone as error:
-        raise Lost(f"a worker is lost ({type(error).__name__})") from None
+        said = str(error).splitlines()[0][:200]
+        raise Lost(f"a worker is lost ({type(error).__name__}: {said})") from None
 
 
 def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
@@ -127,7 +128,7 @@ def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
     A wish of one worker to stop (`model.stop_training`) is every worker's.
 
     Raises:
-        Lost: where another worker is gone, or has come from another step.
+        Lost: where another worker has come from another step. What else fails where one is gone: `telling_of_loss`.
     """
     import keras
     import tensorflow as tf
@@ -146,29 +147,28 @@ def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
     def total(value):
         return strategy.reduce("SUM", strategy.run(tf.identity, args=(value,)), axis=None)
 
-    with telling_of_loss():
-        here = tf.cast(model.step.value, tf.int64)
-        count = strategy.num_replicas_in_sync
-        if int(total(here)) != count * int(here) or int(total(here**2)) != count * int(here) ** 2:
-            raise Lost(f"another worker is at another step than {int(here)}")
-        parts = iter(strategy.experimental_distribute_dataset(batches.with_options(options)))
-        chain = keras.callbacks.CallbackList(callbacks, model=model)
-        model.stop_training = False
-        chain.on_train_begin()
-        for epoch in range(initial_epoch, epochs):
-            model.reset_metrics()
-            chain.on_epoch_begin(epoch)
-            for k in range(steps_per_epoch):
-                chain.on_train_batch_begin(k)
-                step(next(parts))
-                chain.on_train_batch_end(k)
-                model.stop_training = bool(total(tf.constant(model.stop_training, tf.int64)))
-                if model.stop_training:
-                    break
-            chain.on_epoch_end(epoch)
+    here = tf.cast(model.step.value, tf.int64)
+    count = strategy.num_replicas_in_sync
+    if int(total(here)) != count * int(here) or int(total(here**2)) != count * int(here) ** 2:
+        raise Lost(f"another worker is at another step than {int(here)}")
+    parts = iter(strategy.experimental_distribute_dataset(batches.with_options(options)))
+    chain = keras.callbacks.CallbackList(callbacks, model=model)
+    model.stop_training = False
+    chain.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        model.reset_metrics()
+        chain.on_epoch_begin(epoch)
+        for k in range(steps_per_epoch):
+            chain.on_train_batch_begin(k)
+            step(next(parts))
+            chain.on_train_batch_end(k)
+            model.stop_training = bool(total(tf.constant(model.stop_training, tf.int64)))
             if model.stop_training:
                 break
-        chain.on_train_end()
+        chain.on_epoch_end(epoch, {"loss": float(model.loss_tracker.result())})
+        if model.stop_training:
+            break
+    chain.on_train_end()
 
 
 def again(lost):

@@ -61,6 +61,8 @@ def main():
     images = data.load(asked.data, notify=print)
     images = images.limit(asked.limit) if asked.limit else images
     cli.need("tensorflow", "tqdm", "filelock", extra="train")
+    if asked.match:
+        cli.need("onnxruntime", "onnx", extra="all")
     run_options.check_data(before, images)
     try:
         with workers.folder(worker, run) as own:
@@ -81,7 +83,11 @@ def train(options, asked, teacher, record, images, run, before, worker):
 
     strategy = replicas.strategy(options.devices, workers=worker)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
-    with strategy.scope(), run_options.telling_how_to_go_on() as command:
+    with (
+        workers.telling_of_loss(),
+        strategy.scope(),
+        run_options.telling_how_to_go_on() as command,
+    ):
         finished = distilling.train(
             asked,
             runs.load_sampler(teacher),

@@ -96,7 +96,11 @@ def fit(options, asked, images, run, worker):
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
     if options.force and run.exists():
         run.clear()
-    with strategy.scope(), run_options.telling_how_to_go_on() as command:
+    with (
+        workers.telling_of_loss(),
+        strategy.scope(),
+        run_options.telling_how_to_go_on() as command,
+    ):
         finished = fitting.fit(
             asked,
             images,

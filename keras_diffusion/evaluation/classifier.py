@@ -92,7 +92,7 @@ def load(path):
     says = onnx_classifier.Classifier(path).says
     try:
         return _rebuilt(says, *_weights(path))
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         raise UserError(
             f"{path}: expected a classifier of three blocks, as train_judge.py builds it, got another graph"
         ) from None
