@@ -1,12 +1,10 @@
 """Distillation: a student that does in one call of the network what its guided teacher does in several."""
 
-import copy
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import predictions, schedules
+from keras_diffusion import predictions
 from keras_diffusion.errors import is_integer, is_number
 from keras_diffusion.few_steps import FewSteps, at_rows, check_draws, sampling_copy
 from keras_diffusion.sampling import guidance, samplers
@@ -47,6 +45,8 @@ class Distillation(FewSteps):
     Reference: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models"; Meng et al. 2023, "On
     Distillation of Guided Diffusion Models" (guidance).
     """
+
+    partner = "teacher"
 
     def __init__(
         self,
@@ -131,21 +131,10 @@ class Distillation(FewSteps):
     def get_config(self):
         return {
             **super().get_config(),
-            "teacher": keras.saving.serialize_keras_object(self.teacher),
             "teacher_steps": self.teacher_steps,
             "guidance_scale": self.guidance_scale,
             "guidance_interval": self.guidance_interval,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = copy.deepcopy(config)  # Keras empties what it deserializes
-        network, teacher = (
-            keras.saving.deserialize_keras_object(config.pop(name), custom_objects=custom_objects)
-            for name in ("network", "teacher")
-        )
-        schedule = schedules.from_config(config.pop("schedule"))
-        return cls(network, schedule, teacher=teacher, **config)
 
 
 def distill(

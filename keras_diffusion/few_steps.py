@@ -1,8 +1,11 @@
 """What all students share: a network that is trained for the few calls in which it will draw."""
 
+import copy
+
 import keras
 import tensorflow as tf
 
+from keras_diffusion import schedules
 from keras_diffusion.nn.blocks import BatchNorm
 from keras_diffusion.sampling import samplers
 from keras_diffusion.training import DiffusionModel
@@ -18,7 +21,12 @@ class FewSteps(DiffusionModel):
         schedule: `Schedule`.
         times: float [S], falling from T.
         kwargs: of `DiffusionModel`.
+
+    Attributes:
+        partner: name of the argument that is another Keras model, which isn't trained.
     """
+
+    partner: str
 
     def __init__(self, network, schedule, *, times, **kwargs):
         self.times = [float(t) for t in times]
@@ -45,7 +53,18 @@ class FewSteps(DiffusionModel):
     def get_config(self):
         config = super().get_config()
         del config["sampling"]  # follows from the times
-        return {**config, "times": self.times}
+        partner = keras.saving.serialize_keras_object(getattr(self, self.partner))
+        return {**config, "times": self.times, self.partner: partner}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = copy.deepcopy(config)  # Keras empties what it deserializes
+        models = {
+            name: keras.saving.deserialize_keras_object(config.pop(name), custom_objects)
+            for name in ("network", cls.partner)
+        }
+        schedule = schedules.from_config(config.pop("schedule"))
+        return cls(models.pop("network"), schedule, **models, **config)
 
 
 def sampling_copy(model):

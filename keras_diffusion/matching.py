@@ -1,12 +1,11 @@
 """Matching: a student is trained through all its calls until what it draws has real images' features, in mean and covariance."""
 
-import copy
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import pipeline, replicas, schedules
+from keras_diffusion import pipeline, replicas
+from keras_diffusion.compiled import clip_unit
 from keras_diffusion.errors import is_integer
 from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
 from keras_diffusion.sampling import tableau
@@ -51,6 +50,8 @@ class Matching(FewSteps):
     Reference: Aiello et al. 2023, "Fast Inference in Denoising Diffusion Models via MMD Finetuning"; DeVries et al. 2019, "On
     the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A).
     """
+
+    partner = "features"
 
     def __init__(self, network, schedule, *, features, times, window=2000, **kwargs):
         if not is_integer(window) or window < 1:
@@ -179,7 +180,7 @@ class Matching(FewSteps):
         for t, row in zip(self._plan.t, self._plan.rows.astype(np.float32), strict=True):
             time = tf.fill(tf.shape(x)[:1], np.float32(t / self._plan.num_train_steps))
             out = tf.cast(self.denoise(x, time, label, network=network), tf.float32)
-            x, x0 = tableau.step(x, x0, out, 0.0, tableau.Row(*row), _clip, _clip)
+            x, x0 = tableau.step(x, x0, out, 0.0, tableau.Row(*row), clip_unit, clip_unit)
         return x
 
     def _loss(self, network, x0, label, *, step, training):
@@ -212,19 +213,8 @@ class Matching(FewSteps):
     def get_config(self):
         return {
             **super().get_config(),
-            "features": keras.saving.serialize_keras_object(self.features),
             "window": self.window,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = copy.deepcopy(config)  # Keras empties what it deserializes
-        network, features = (
-            keras.saving.deserialize_keras_object(config.pop(name), custom_objects=custom_objects)
-            for name in ("network", "features")
-        )
-        schedule = schedules.from_config(config.pop("schedule"))
-        return cls(network, schedule, features=features, **config)
 
 
 _RIDGE = 1e-10  # of the eigenvalues, products of two variances: directions of variances below 1e-5 are left narrow
@@ -289,7 +279,3 @@ def _root(matrix):
     """The square root of a covariance."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-
-
-def _clip(x):
-    return tf.clip_by_value(x, 0.0, 1.0)
