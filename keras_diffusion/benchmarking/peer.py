@@ -32,6 +32,7 @@ def set_precision(precision):
         raise UserError("--precisions: expected tf32 on a GPU only, got a machine without one")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = True  # XLA tries several kernels of a convolution too
 
 
 def _wait():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 from keras_diffusion.benchmarking import clock
 from keras_diffusion.errors import UserError
@@ -119,21 +120,35 @@ def started(variants, *, say, **options):
         (list of `Worker`, dict of the names of those left out to reasons).
     """
     workers, left_out = [], {}
+    built = _built(variants, options)
     try:
-        for variant in variants:
+        for variant, worker in zip(variants, built, strict=True):
             try:
-                worker = Worker(variant, **options)
-                workers.append(worker)
+                if isinstance(worker, UserError):
+                    raise worker
                 worker.run(1)
+                workers.append(worker)
             except Failed as reason:
-                if workers and workers[-1].variant is variant:
-                    workers.pop().close()
                 left_out[variant.name] = str(reason)
                 say(f"left out: {variant.name}: {reason}")
         yield workers, left_out
     finally:
-        for worker in workers:
-            worker.close()
+        for worker in built:
+            if isinstance(worker, Worker):
+                worker.close()
+
+
+def _built(variants, options):
+    """Workers, or in their place why there are none; side by side, as none of it is timed."""
+
+    def build(variant):
+        try:
+            return Worker(variant, **options)
+        except UserError as reason:
+            return reason
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(build, variants))
 
 
 def measured(workers, *, rounds, steps):

@@ -8,6 +8,7 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import onnx_bytes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CUDA = {"use_tf32": "0"}  # float32 as the CPU has it: same seed, same digits
 MAX_BYTES = 2**31 - 1  # of a file: Protocol Buffers hold no more
 
 
@@ -29,13 +30,13 @@ def session(path, threads, provider):
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
-    wanted = [PROVIDERS["cpu"]]
+    wanted: list = [PROVIDERS["cpu"]]
     if provider == "cuda" and PROVIDERS["cuda"] not in there:
         raise UserError(
             "provider: expected an onnxruntime with CUDA, got one without: install onnxruntime-gpu"
         )
     if provider != "cpu" and PROVIDERS["cuda"] in there:
-        wanted.insert(0, PROVIDERS["cuda"])
+        wanted.insert(0, (PROVIDERS["cuda"], _CUDA))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised too; the rest is for developers
     if threads is not None:
