@@ -40,9 +40,9 @@ class Backup(keras.callbacks.Callback):
 
     def __init__(self, folder, *, minutes=5.0, steps=None, say=print):
         super().__init__()
-        self.run = runs.Run(folder)
+        self.run = runs.Run(folder, named="Backup")
         self.run.create()
-        self._lock = self._held()
+        self._lock = self.run.lock()  # goes with this object, or the process
         self.run.sweep()
         self.minutes, self.steps, self.say = minutes, steps, say
         self.last = runs.last_model(self.run, say, advice="name another folder")
@@ -68,13 +68,6 @@ class Backup(keras.callbacks.Callback):
         self.model._initial_epoch = epoch  # as Keras's own BackupAndRestore does
         self.rest = a_step - begun if begun else None
         self.say(f"going on from step {self.step}")
-
-    def _held(self):
-        """The folder's lock, which goes with this object or the process."""
-        try:
-            return self.run.lock()
-        except UserError as error:
-            raise UserError(str(error).replace("--out", "Backup", 1)) from None
 
     def _check_new(self):
         """Epochs are counted in the model's steps, so that they begin at 0."""

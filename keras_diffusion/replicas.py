@@ -6,6 +6,7 @@ Outside a strategy, or with one device, each function here is the plain thing, a
 import tensorflow as tf
 
 from keras_diffusion.errors import UserError
+from keras_diffusion.workers import is_of_workers
 from keras_diffusion.workers import strategy as all_workers
 
 
@@ -91,9 +92,10 @@ def check_batches(strategy, num_images, batch_size):
         UserError: where one hasn't.
     """
     count = strategy.num_replicas_in_sync
+    option = "--workers" if is_of_workers(strategy) else "--devices"
     for size in (batch_size, num_images % batch_size or batch_size):
         each = -(-size // count)  # TensorFlow's division: the last device has what is left
         if each * (count - 1) >= size:
             raise UserError(
-                f"--devices: expected batches that leave an image to each of {count} devices, got one of {size} images; take another --batch-size"
+                f"{option}: expected batches that leave an image to each of {count} devices, got one of {size} images; take another --batch-size"
             )

@@ -27,10 +27,12 @@ class Run:
 
     Args:
         folder: path; nothing is made before `create`.
+        named: what errors call it: the option, or who asked for it.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, named="--out"):
         self.folder = pathlib.Path(folder)
+        self.named = named
         self.figures = self.folder / "figures"
         self.checkpoints = self.folder / "checkpoints"
         self.metrics = self.folder / "metrics.csv"
@@ -54,8 +56,9 @@ class Run:
             raise self._unwritable(error) from None
 
     def _unwritable(self, error):
+        reason = getattr(error, "strerror", None) or error
         return UserError(
-            f"--out: expected a folder that can be written, got {self.folder} ({error.strerror})"
+            f"{self.named}: expected a folder that can be written, got {self.folder} ({reason})"
         )
 
     def was_begun(self):
@@ -96,9 +99,9 @@ class Run:
             lock.acquire()
         except filelock.Timeout:
             raise UserError(
-                f"--out: expected a folder that no other process trains in, got {self.folder}; wait for it, stop it, or name another folder"
+                f"{self.named}: expected a folder that no other process trains in, got {self.folder}; wait for it, stop it, or name another folder"
             ) from None
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # or it is where files can't be locked
             raise self._unwritable(error) from None
         return lock
 

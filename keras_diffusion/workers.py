@@ -17,6 +17,8 @@ from keras_diffusion.errors import UserError, is_integer, shown
 from keras_diffusion.runs import Run
 
 VARIABLE = "TF_CONFIG"
+MOST_RESTARTS = 10  # in a row, without a new checkpoint
+_RESTARTS = "KERAS_DIFFUSION_RESTARTS"  # of the environment: the newest checkpoint, and how often that was begun from
 _EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -80,13 +82,34 @@ def strategy():
         ) from None
 
 
+class Copy(Run):
+    """A worker's own copy of the folder that the chief writes.
+
+    Args:
+        folder: path.
+        of: the chief's `runs.Run`, in a file system that all workers see.
+    """
+
+    def __init__(self, folder, of):
+        super().__init__(folder)
+        self.of = of
+
+    def fetch(self):
+        """Takes what is there now: run.json, the losses, and what training goes on from."""
+        for path in self.of.folder.glob("*.*"):
+            if path.is_file() and not path.name.startswith("."):
+                shutil.copy(path, self.folder)
+        for path in self.of.checkpoint_files():
+            shutil.copy(path, self.checkpoints)
+
+
 @contextlib.contextmanager
 def folder(workers, run):
-    """The folder that this worker trains in: the run's for the chief, a copy for the others, which goes when they end.
+    """The folder that this worker trains in: the run's for the chief, a `Copy`, empty as yet, for the others, which goes when they end.
 
     Args:
         workers: `Workers`, or None: this process trains alone.
-        run: `runs.Run`, in a file system that all workers see.
+        run: `runs.Run`.
     """
     if workers is None or workers.is_chief:
         run.create()
@@ -94,14 +117,36 @@ def folder(workers, run):
             yield run
         return
     with tempfile.TemporaryDirectory() as own:
-        copy = Run(pathlib.Path(own) / "run")
+        copy = Copy(pathlib.Path(own) / "run", run)
         copy.create()
-        for path in run.folder.glob("*.*"):
-            if path.is_file() and not path.name.startswith("."):
-                shutil.copy(path, copy.folder)
-        for path in run.checkpoint_files():
-            shutil.copy(path, copy.checkpoints)
         yield copy
+
+
+@contextlib.contextmanager
+def together(strategy, run):
+    """Inside, models are built and trained under a strategy; if it is of workers, from the same files, and all end when the chief has written its last.
+
+    Args:
+        strategy: of `tf.distribute`.
+        run: as `folder` gives it.
+
+    Raises:
+        Lost: as `telling_of_loss`.
+    """
+    if not is_of_workers(strategy):
+        with strategy.scope():
+            yield
+        return
+    copies = isinstance(run, Copy)
+    with telling_of_loss():
+        if copies:  # all have met, and the chief writes nothing before they meet once more
+            run.fetch()
+        meet(strategy)
+        with strategy.scope():
+            yield
+    # The others wait for the chief, to begin again with it if it is lost; the chief has all that it wants.
+    with contextlib.nullcontext() if copies else contextlib.suppress(Lost), telling_of_loss():
+        meet(strategy)
 
 
 def is_of_workers(strategy):
@@ -120,6 +165,24 @@ def telling_of_loss():
     except gone as error:
         said = str(error).splitlines()[0][:200]
         raise Lost(f"a worker is lost ({type(error).__name__}: {said})") from None
+
+
+def _total(strategy):
+    """A function: the sum of a scalar over all replicas of all workers."""
+    import tensorflow as tf
+
+    @tf.function
+    def total(value):
+        return strategy.reduce("SUM", strategy.run(tf.identity, args=(value,)), axis=None)
+
+    return total
+
+
+def meet(strategy):
+    """Waits until every worker has come here."""
+    import tensorflow as tf
+
+    int(_total(strategy)(tf.constant(1)))
 
 
 def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
@@ -143,10 +206,7 @@ def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
     def step(batch):
         strategy.run(model.train_step, args=(batch,))
 
-    @tf.function
-    def total(value):
-        return strategy.reduce("SUM", strategy.run(tf.identity, args=(value,)), axis=None)
-
+    total = _total(strategy)
     here = tf.cast(model.step.value, tf.int64)
     count = strategy.num_replicas_in_sync
     if int(total(here)) != count * int(here) or int(total(here**2)) != count * int(here) ** 2:
@@ -171,12 +231,24 @@ def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
     chain.on_train_end()
 
 
-def again(lost):
+def again(lost, run):
     """Starts this program anew, to go on from the last checkpoint; doesn't return.
 
     Args:
         lost: `Lost`, why.
+        run: `runs.Run`, the chief's.
+
+    Raises:
+        UserError: where that was done `MOST_RESTARTS` times, one after another, without a new checkpoint.
     """
+    newest = run.checkpoint_files()[-1].name if run.checkpoint_files() else "none"
+    before, _, times = os.environ.get(_RESTARTS, "").partition(" ")
+    count = 1 + (int(times) if before == newest and times.isdecimal() else 0)
+    if count > MOST_RESTARTS:
+        raise UserError(
+            f"--workers: expected a new checkpoint in {MOST_RESTARTS} restarts, got none ({lost}); look at the other workers"
+        )
+    os.environ[_RESTARTS] = f"{newest} {count}"
     print(f"{lost}; starting again from the last checkpoint", flush=True)
     words = [word for word in sys.orig_argv[1:] if word not in ("--force", "--resume")]
     os.execv(sys.executable, [sys.executable, *words, "--resume"])

@@ -71,7 +71,7 @@ def main():
             run_options.check_data(before, images)
             return train(options, asked, teacher, record, images, own, before, worker)
     except workers.Lost as lost:
-        return workers.again(lost)
+        return workers.again(lost, run)
 
 
 def train(options, asked, teacher, record, images, run, before, worker):
@@ -83,11 +83,7 @@ def train(options, asked, teacher, record, images, run, before, worker):
 
     strategy = replicas.strategy(options.devices, workers=worker)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
-    with (
-        workers.telling_of_loss(),
-        strategy.scope(),
-        run_options.telling_how_to_go_on() as command,
-    ):
+    with workers.together(strategy, run), run_options.telling_how_to_go_on() as command:
         finished = distilling.train(
             asked,
             runs.load_sampler(teacher),

@@ -80,27 +80,23 @@ def main():
                 )
             return fit(options, asked, images, own, worker)
     except workers.Lost as lost:
-        return workers.again(lost)
+        return workers.again(lost, run)
 
 
 def fit(options, asked, images, run, worker):
     """Trains, in a folder that is ours alone."""
-    resume = options.resume and run.exists()
-    if options.resume and not resume:
-        print(f"{run.folder} was stopped before its first step: starting over")
     # Takes seconds: only when everything else is in order.
     cli.load_tensorflow(devices=options.devices, workers=worker is not None)
     from keras_diffusion import fitting, replicas
 
     strategy = replicas.strategy(options.devices, xla=asked.xla, workers=worker)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
-    if options.force and run.exists():
-        run.clear()
-    with (
-        workers.telling_of_loss(),
-        strategy.scope(),
-        run_options.telling_how_to_go_on() as command,
-    ):
+    with workers.together(strategy, run), run_options.telling_how_to_go_on() as command:
+        resume = options.resume and run.exists()
+        if options.resume and not resume:
+            print(f"{run.folder} was stopped before its first step: starting over")
+        if options.force and run.exists():
+            run.clear()
         finished = fitting.fit(
             asked,
             images,

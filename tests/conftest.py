@@ -1,6 +1,8 @@
 """What the tests share. Nothing here imports TensorFlow before a test asks for it: some tests run with NumPy alone."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -35,6 +37,32 @@ def images():
 def class_network():
     """A small UNet with classes and nothing left at its initial value; tests don't change its weights."""
     return make_unet(num_classes=NUM_CLASSES)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory, repo):
+    """A folder that has a finished run of part 2.5 in `run`, small and untrained, on 200 digits; and a function that runs a program of the repository there."""
+    import keras_diffusion as kd
+    from keras_diffusion import runs, settings
+
+    folder = tmp_path_factory.mktemp("programs")
+    network = kd.modulated_unet(width=4, num_classes=10)
+    model = kd.DiffusionModel(network, kd.cosine_schedule(300), prediction="v")
+    run = runs.Run(folder / "run")
+    run.create()
+    model.save(run.model)
+    asked = settings.resolve({"part": "2.5", "width": 4, "data": "mnist-5k", "limit": 200})
+    told = {"schedule": model.schedule.to_config(), "prediction": "v", "figures": [], "data": {}}
+    run.write({"status": "finished", "settings": settings.to_json(asked), **told})
+
+    def call(program, *words, status=0):
+        done = subprocess.run(
+            [sys.executable, repo / program, *words], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == status, done.stderr
+        return done
+
+    return call, folder
 
 
 def make_unet(*, seed=0, **arguments):

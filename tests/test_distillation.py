@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -12,7 +10,7 @@ import tensorflow as tf
 from conftest import NUM_CLASSES, make_unet
 
 import keras_diffusion as kd
-from keras_diffusion import distillation, runs, schedules, settings
+from keras_diffusion import distillation, runs, schedules
 from keras_diffusion.report import found as report
 from keras_diffusion.sampling import guidance, loop, onnx_model, request, samplers
 
@@ -190,48 +188,22 @@ def test_one_step_denoisers_have_no_students():
         kd.distill(model, num_steps=4)
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory, repo):
-    """Runs a program of the repository in a folder that has a finished run, small, in `teacher`."""
-    folder = tmp_path_factory.mktemp("distillation")
-    network = kd.modulated_unet(width=4, num_classes=10)
-    model = kd.DiffusionModel(network, schedules.cosine_schedule(300), prediction="v")
-    run = runs.Run(folder / "teacher")
-    run.create()
-    model.save(run.model)
-    asked = settings.resolve({"part": "2.5", "width": 4, "data": "mnist-5k", "limit": 64})
-    told = {"schedule": model.schedule.to_config(), "prediction": "v", "figures": [], "data": {}}
-    run.write({"status": "finished", "settings": settings.to_json(asked), **told})
-
-    def call(*words, status=0):
-        done = subprocess.run(
-            [sys.executable, repo / words[0], *words[1:]],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == status, done.stderr
-        return done
-
-    return call, folder
-
-
 DISTILL = (
-    *("scripts/distill.py", "teacher", "--steps", "3", "--guidance", "1.5"),
+    *("scripts/distill.py", "run", "--limit", "64", "--steps", "3", "--guidance", "1.5"),
     *("--guidance-interval", "0.35,0.7", "--epochs", "2", "--batch-size", "16"),
 )
 
 
 @pytest.fixture(scope="module")
-def student(programs):
+def student(finished_run):
     """Folder of a student, with the checkpoints of steps 6 and 8, its last."""
-    call, folder = programs
+    call, folder = finished_run
     call(*DISTILL, "--checkpoint-steps", "3")
-    return folder / "teacher-distilled"
+    return folder / "run-distilled"
 
 
-def test_distill_makes_a_run_that_draws_in_its_own_steps(programs, student):
-    call, folder = programs
+def test_distill_makes_a_run_that_draws_in_its_own_steps(finished_run, student):
+    call, folder = finished_run
     record = json.loads((student / "run.json").read_text())
     assert record["status"] == "finished" and record["steps"] == 8
     assert record["distilled"]["times"] == [300.0, 200.0, 100.0]
@@ -244,12 +216,12 @@ def test_distill_makes_a_run_that_draws_in_its_own_steps(programs, student):
     np.testing.assert_array_equal(said, theirs)
     refused = call(*DISTILL, status=2)
     assert refused.stderr == (
-        "distill.py: the run in teacher-distilled is finished; --force replaces it\n"
+        "distill.py: the run in run-distilled is finished; --force replaces it\n"
     )
 
 
-def test_distill_goes_on_where_it_was_stopped(programs, student):
-    call, folder = programs
+def test_distill_goes_on_where_it_was_stopped(finished_run, student):
+    call, folder = finished_run
     stopped = folder / "stopped"
     shutil.copytree(student, stopped)
     # What a kill in the last steps leaves.
@@ -271,8 +243,8 @@ def test_distill_goes_on_where_it_was_stopped(programs, student):
         assert ours.split(",")[:4] == theirs.split(",")[:4]  # all but images per second
 
 
-def test_what_is_refused_leaves_a_student_as_it_was(programs, student):
-    call, folder = programs
+def test_what_is_refused_leaves_a_student_as_it_was(finished_run, student):
+    call, folder = finished_run
     square = np.zeros((4, 8, 8), np.uint8)
     few = {"x_train": square, "y_train": np.arange(4), "x_test": square, "y_test": np.arange(4)}
     np.savez(folder / "small.npz", **few)
@@ -318,7 +290,7 @@ def test_flows_and_networks_without_classes_have_students(images):
         kd.distill(flow, num_steps=2, guidance_scale=2.0)
 
 
-def test_the_write_up_leaves_students_out(programs, student):
+def test_the_write_up_leaves_students_out(finished_run, student):
     found, unreadable = report.find(student.parent)
     assert not [run for run in found if run.name == student.name]
     assert (student.name, "a distilled run, which is no part of the course") in unreadable

@@ -1,9 +1,8 @@
 """Matching: what a student draws is brought to real images' features, in mean and covariance, the class among them."""
 
+import functools
 import json
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,7 +12,7 @@ import tensorflow as tf
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet
 
 import keras_diffusion as kd
-from keras_diffusion import runs, schedules, settings
+from keras_diffusion import runs, schedules
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier, distances
 from keras_diffusion.evaluation.judge import SHIPPED
@@ -241,28 +240,12 @@ def test_a_classifiers_file_becomes_the_keras_model_that_it_was(path):
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory, repo):
-    """Runs distill.py in a folder that has a finished run, small, in `run`, and `reader.onnx`, which has learned a little."""
-    folder = tmp_path_factory.mktemp("matching")
-    network = kd.modulated_unet(width=4, num_classes=10)
-    model = kd.DiffusionModel(network, schedules.cosine_schedule(300), prediction="v")
-    run = runs.Run(folder / "run")
-    run.create()
-    model.save(run.model)
-    asked = settings.resolve({"part": "2.5", "width": 4, "data": "mnist-5k", "limit": 200})
-    told = {"schedule": model.schedule.to_config(), "prediction": "v", "figures": [], "data": {}}
-    run.write({"status": "finished", "settings": settings.to_json(asked), **told})
-
-    def call(*words, status=0, program="scripts/distill.py"):
-        done = subprocess.run(
-            [sys.executable, repo / program, *words], cwd=folder, capture_output=True, text=True
-        )
-        assert done.returncode == status, done.stderr
-        return done
-
+def programs(finished_run):
+    """Runs distill.py where there is also `reader.onnx`, which has learned a little."""
+    call, folder = finished_run
     train = ("--data", "mnist-5k", "--epochs", "1", "--width", "4", "--out", "reader.onnx")
-    call(*train, program="scripts/train_judge.py")
-    return call, folder
+    call("scripts/train_judge.py", *train)
+    return functools.partial(call, "scripts/distill.py"), folder
 
 
 MATCH = ("run", "--match", "reader.onnx", "--steps", "2", "--epochs", "2")

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_diffusion import replicas
+from keras_diffusion import replicas, workers
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
 
@@ -229,16 +229,16 @@ def test_fit_on_two_workers(undisturbed):
     assert two.read()["status"] == "finished" and len(two.checkpoint_files()) == 2
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, victim):
-    """The other one starts itself again and waits for it; both go on from the last checkpoint."""
+@pytest.mark.parametrize(("victim", "step"), [(1, 3), (0, 12)])
+def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, victim, step):
+    """The other one starts itself again and waits for it; both go on from the last checkpoint: of the chief that is killed after the last step, while it draws."""
     ports = free_ports(2)
     both = [start_worker(k, ports, cwd=tmp_path) for k in range(2)]
     there = Run(tmp_path / "run")
     until = time.monotonic() + 300
-    while not there.checkpoint_files():
+    while not there.checkpoint_at(step).exists():
         assert time.monotonic() < until and both[0].poll() is None, both[0].stderr.read()
-        time.sleep(0.05)
+        time.sleep(0.02)
     both[victim].kill()
     both[victim].communicate()
     both[victim] = start_worker(victim, ports, "--resume", cwd=tmp_path)
@@ -248,6 +248,24 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, v
     assert [row["step"] for row in there.read_metrics()] == list(range(1, 13))
     for ours, theirs in zip(weights_of(undisturbed / "run"), weights_of(there.folder), strict=True):
         np.testing.assert_array_equal(theirs, ours)
+
+
+def test_restarts_that_bring_nothing_come_to_an_end(tmp_path, monkeypatch, capsys):
+    begun = []
+    monkeypatch.setattr(os, "execv", lambda program, words: begun.append(words))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "fit.py", "--force", "--part", "2.5"])
+    monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "")
+    there = Run(tmp_path / "run")
+    there.create()
+    lost = workers.Lost("a worker is lost")
+    for _ in range(workers.MOST_RESTARTS):
+        workers.again(lost, there)
+    with pytest.raises(UserError, match="a new checkpoint in 10 restarts, got none .a worker is"):
+        workers.again(lost, there)
+    there.checkpoint_at(3).touch()
+    workers.again(lost, there)
+    assert begun == [[sys.executable, "fit.py", "--part", "2.5", "--resume"]] * 11
+    assert "starting again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
