@@ -152,7 +152,8 @@ def load_tensorflow(*, devices=1, workers=False):
         devices: on a machine without a GPU, as many logical CPUs.
         workers: whether a strategy of several workers comes next, which must find the devices itself.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet = "3" if workers else "2"  # it writes several lines about a worker that is lost
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with _stderr_held_back():

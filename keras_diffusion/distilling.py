@@ -12,9 +12,9 @@ from keras_diffusion import (
 )
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
-from keras_diffusion.evaluation import classifier, judge
+from keras_diffusion.evaluation import classifier
 from keras_diffusion.runs import DISTILLED
-from keras_diffusion.sampling import onnx_classifier, options
+from keras_diffusion.sampling import options
 from keras_diffusion.sessions import Session
 
 
@@ -53,7 +53,6 @@ def train(
             draws.
     """
     _check_data(asked, teacher, data)
-    _check_readers(asked, data)
     weights = specs.weights_sha256(teacher.sampling_network.get_weights())
     if earlier is not None and earlier[DISTILLED].get("teacher") != weights:
         raise UserError("--resume: expected the teacher that the run began with, got another")
@@ -135,22 +134,3 @@ def _matching(asked, teacher, data):
     )
     model.adapt(data.x_train, data.y_train)
     return model
-
-
-def _check_readers(asked, data):
-    """Whether the classifiers that a student is matched by read such images, and none of them is the judge's own.
-
-    Raises:
-        UserError: where one does not, or is, or there is no such file.
-    """
-    if not asked.match:
-        return
-    judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
-    for path in asked.match:
-        found = onnx_classifier.reader(
-            path, image_shape=data.image_shape, class_names=data.class_names, option="--match"
-        )
-        if found.sha256 in judges:
-            raise UserError(
-                f"--match: expected another classifier than evaluate.py's judge, got {path}"
-            )

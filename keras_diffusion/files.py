@@ -41,11 +41,15 @@ def beside(path):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A path beside `path` to write to; it takes the place of `path` when the block ends well, else it is removed."""
+    """A path beside `path` to write to; it takes the place of `path` when the block ends well, else it is removed. An OSError names `path`."""
     written = beside(path)
     try:
         yield written
         os.replace(written, path)
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == os.fspath(written):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
     finally:
         written.unlink(missing_ok=True)
 

@@ -40,14 +40,21 @@ class Scene:
         return self.run.figures / name
 
 
-def draw(scene, names, *, say=lambda line: None):
+def draw(scene, names, *, say=lambda line: None, before_each=lambda: None):
     """Draws figures by name.
+
+    Args:
+        scene: `Scene`.
+        names: of FIGURES.
+        say: function of a line.
+        before_each: is called before each of them.
 
     Returns:
         A list of dicts for run.json: `file`, `part`, `epoch`, `caption`.
     """
     drawn = []
     for name in names:
+        before_each()
         say(f"drawing {name.replace('_', ' ')} ...")
         drawn += FIGURES[name](scene)
     return drawn

@@ -55,13 +55,13 @@ def several():
     return _context() is not None
 
 
-def strategy(devices, *, xla="auto", workers=None):
+def strategy(devices, *, xla="auto", workers=False):
     """The strategy that trains on several devices of this machine: GPUs, or, where there is none, logical CPUs; or on several machines.
 
     Args:
         devices: how many, or "all": every GPU.
         xla: as in `settings.XLA`; no step of several devices is compiled with it.
-        workers: `workers.Workers`, or None: this machine trains alone.
+        workers: whether several machines train as one, as TF_CONFIG says.
 
     Returns:
         `tf.distribute.MirroredStrategy`; with one device the plain strategy; with workers that of them all.
@@ -69,7 +69,7 @@ def strategy(devices, *, xla="auto", workers=None):
     Raises:
         UserError: where there aren't so many.
     """
-    if workers is not None:
+    if workers:
         if xla == "on":
             raise UserError("--xla: expected auto or off with --workers, got on")
         return all_workers()

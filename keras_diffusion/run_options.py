@@ -114,6 +114,9 @@ def earlier(options, run):
         raise UserError(f"the run in {run.folder} is {state}; {advice}")
     longer = options.epochs is not None and _is_longer(options.epochs, record)
     if status == "finished" and not longer:
+        if options.workers and not workers.of_environment().is_chief:
+            print(f"the run in {run.folder} is finished")
+            raise SystemExit(0)  # nothing is left for this worker to do
         raise UserError(f"--resume: the run in {run.folder} is finished; --force trains it anew")
     return record
 

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import zipfile
 
 from keras_diffusion.errors import UserError, shown
@@ -33,15 +34,16 @@ class Run:
     def __init__(self, folder, named="--out"):
         self.folder = pathlib.Path(folder)
         self.named = named
+        self._made = False  # by this object
         self.figures = self.folder / "figures"
         self.checkpoints = self.folder / "checkpoints"
         self.metrics = self.folder / "metrics.csv"
         self.model = self.folder / "model.keras"
-        self._record = self.folder / "run.json"
+        self.record_file = self.folder / "run.json"
 
     def exists(self):
         """Whether there is a run.json."""
-        return os.path.isfile(self._record)
+        return os.path.isfile(self.record_file)
 
     def create(self):
         """Makes the folders.
@@ -49,6 +51,7 @@ class Run:
         Raises:
             UserError: where that can't be done.
         """
+        self._made = not self.folder.exists()
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -86,6 +89,12 @@ class Run:
         finally:
             lock.release()
 
+    def remove_if_empty(self):
+        """Removes the folder, if this object made it and nothing was written."""
+        written = (path for path in self.folder.rglob("[!.]*") if path.is_file())
+        if self._made and not any(written):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def lock(self):
         """Takes the folder for this process; the result's `release` gives it back. Once more in the same process is no conflict.
 
@@ -118,21 +127,21 @@ class Run:
         Raises:
             UserError: where it is unreadable, of another format, or lacks what every run has.
         """
-        record = read_json(self._record)
+        record = read_json(self.record_file)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise UserError(
-                f"{self._record}: expected a run.json of format {FORMAT}, got another one"
+                f"{self.record_file}: expected a run.json of format {FORMAT}, got another one"
             )
         for name, kind in _REQUIRED.items():
             if not isinstance(record.get(name), kind):
                 raise UserError(
-                    f"{self._record}: expected a field {name!r} ({_KINDS[kind]}), got {shown(record.get(name))}"
+                    f"{self.record_file}: expected a field {name!r} ({_KINDS[kind]}), got {shown(record.get(name))}"
                 )
         return record
 
     def write(self, record):
         """Replaces run.json."""
-        with replacing(self._record) as path:
+        with replacing(self.record_file) as path:
             path.write_text(
                 json.dumps({"format": FORMAT, **record}, indent=2) + "\n", encoding="utf-8"
             )
@@ -145,7 +154,7 @@ class Run:
         """Removes what an earlier run left; its checkpoints first, so that none is ever taken for another run's."""
         self.drop_checkpoints()
         figures = [*self.figures.glob("*.png"), *self.figures.glob("*.gif")]
-        for path in [self.metrics, self.model, *figures, self._record]:
+        for path in [self.metrics, self.model, *figures, self.record_file]:
             path.unlink(missing_ok=True)
 
     def drop_checkpoints(self):

@@ -6,6 +6,10 @@ import tensorflow as tf
 from keras_diffusion import callbacks, illustrate, pipeline, rates, runs, workers
 
 
+class Stopped(Exception):
+    """Somebody wishes training to end while figures are drawn."""
+
+
 class Session:
     """Trains a run; writes its metrics and checkpoints.
 
@@ -105,7 +109,7 @@ class Session:
         checkpoints = callbacks.Checkpoints(
             self.run, steps_per_epoch=self.steps_per_epoch, **self.every
         )
-        stop = callbacks.CleanStop()
+        stop = self.stop = callbacks.CleanStop()
         say = progress.bar.write
         finish = callbacks.AfterEpochs(
             lambda epoch: self.finish_epoch(epoch, say), steps_per_epoch=self.steps_per_epoch
@@ -126,6 +130,8 @@ class Session:
             )
             if self.step < self.num_steps:
                 checkpoints.save()
+        except Stopped:
+            return False
         finally:
             stop.restore()
             progress.close()
@@ -188,7 +194,7 @@ class Session:
         if workers.is_of_workers(self.model.distribute_strategy):
             workers.fit(self.model, batches, **asked)
         else:
-            self.model.fit(batches, **asked, shuffle=False, verbose=0)  # shuffled they are
+            self.model.fit(batches, **asked, verbose=0)
 
 
 class PartSession(Session):
@@ -250,7 +256,12 @@ class PartSession(Session):
             return
         model = self.model
         scene = illustrate.Scene(model, model.network, self.data, self.recipe, self.run, epoch)
-        drawn = illustrate.draw(scene, names, say=say)
+        drawn = illustrate.draw(scene, names, say=say, before_each=self._stop_if_asked)
         files = {entry["file"] for entry in drawn}
         before = [entry for entry in self.run.read()["figures"] if entry["file"] not in files]
         self.run.update(figures=before + drawn)
+
+    def _stop_if_asked(self):
+        """Leaves the figures of an epoch to `begin` of the next session; workers stop together, after a step."""
+        if self.stop.asked and not workers.is_of_workers(self.model.distribute_strategy):
+            raise Stopped

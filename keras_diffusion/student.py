@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from keras_diffusion import schedules, settings
 from keras_diffusion.errors import UserError
+from keras_diffusion.evaluation import judge
 from keras_diffusion.runs import DISTILLED
-from keras_diffusion.sampling import options, samplers
+from keras_diffusion.sampling import onnx_classifier, options, samplers
 from keras_diffusion.sampling.times import few_times
 
 
@@ -110,3 +111,22 @@ def _earlier(given, before):
     names = [field.name for field in dataclasses.fields(Asked) if field.name in was]
     kept = {name: was[name] for name in names}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+
+
+def check_readers(asked, data):
+    """Whether the classifiers that a student is matched by read such images, and none of them is the judge's own.
+
+    Raises:
+        UserError: where one does not, or is, or there is no such file.
+    """
+    if not asked.match:
+        return
+    judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
+    for path in asked.match:
+        found = onnx_classifier.reader(
+            path, image_shape=data.image_shape, class_names=data.class_names, option="--match"
+        )
+        if found.sha256 in judges:
+            raise UserError(
+                f"--match: expected another classifier than evaluate.py's judge, got {path}"
+            )

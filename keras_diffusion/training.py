@@ -15,6 +15,9 @@ from keras_diffusion.nn.tables import look_up, spread
 from keras_diffusion.sampling import guidance, loop, redrawing, request, samplers
 
 _EPS, _TIME, _DROPOUT, _STREAMS = range(4)
+_BEFORE_SHUFFLE = (
+    7  # of the arguments of Keras's `fit` after x and y, how many come before `shuffle`
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -253,7 +256,9 @@ class DiffusionModel(keras.Model):
         return tuple(look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As Keras's; NumPy arrays that are out of range are refused."""
+        """As Keras's; NumPy arrays that are out of range are refused, and of a dataset Keras isn't asked to shuffle it, which it warns that it can't."""
+        if isinstance(x, tf.data.Dataset) and len(args) < _BEFORE_SHUFFLE:
+            kwargs.setdefault("shuffle", False)
         if isinstance(x, np.ndarray) and x.dtype.kind == "f":
             pipeline.check_arrays(x, y, self.num_classes)
         return super().fit(x, y, *args, **kwargs)

@@ -11,12 +11,16 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import threading
+import time
+import uuid
 from dataclasses import dataclass
 
 from keras_diffusion.errors import UserError, is_integer, shown
 from keras_diffusion.runs import Run
 
 VARIABLE = "TF_CONFIG"
+SECONDS = 1.0  # from one look at the others to the next
 MOST_RESTARTS = 10  # in a row, without a new checkpoint
 _RESTARTS = "KERAS_DIFFUSION_RESTARTS"  # of the environment: the newest checkpoint, and how often that was begun from
 _EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -103,50 +107,178 @@ class Copy(Run):
             shutil.copy(path, self.checkpoints)
 
 
+class Watch:
+    """Sees what TensorFlow doesn't: another worker that began anew while nobody waited for it, and a chief that is done.
+
+    Every worker leaves a mark beside the checkpoints as it begins. When one changes that was there as all met, this process
+    begins anew too, whatever it waits for.
+
+    Args:
+        workers: `Workers`.
+        run: the chief's `runs.Run`.
+        own: the folder that goes with this process, or None.
+    """
+
+    def __init__(self, workers, run, own=None):
+        self.workers, self.run, self.own = workers, run, own
+        self._began = _written(run)
+        self._met: list | None = None
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._mark(workers.index).write_text(f"{uuid.uuid4()}\n")
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def met(self):
+        """All are here, with the marks that they have now."""
+        self._met = self._marks()
+
+    def again(self, lost):
+        """Starts this program anew, as it was begun, or, where that has written anything, to go on from the last checkpoint; doesn't return.
+
+        Args:
+            lost: `Lost`, why.
+
+        Raises:
+            UserError: where that was done `MOST_RESTARTS` times, one after another, without a new checkpoint.
+        """
+        newest = self.run.checkpoint_files()[-1].name if self.run.checkpoint_files() else "none"
+        before, _, times = os.environ.get(_RESTARTS, "").partition(" ")
+        count = 1 + (int(times) if before == newest and times.isdecimal() else 0)
+        if count > MOST_RESTARTS:
+            raise UserError(
+                f"--workers: expected a new checkpoint in {MOST_RESTARTS} restarts, got none ({lost}); look at the other workers"
+            )
+        os.environ[_RESTARTS] = f"{newest} {count}"
+        words = sys.orig_argv[1:]
+        if _written(self.run) != self._began:
+            words = [word for word in words if word not in ("--force", "--resume")] + ["--resume"]
+        print(f"{lost}; starting again from the last checkpoint", flush=True)
+        os.execv(sys.executable, [sys.executable, *words])
+
+    def wait_for_the_chief(self):
+        """Returns when the run is no longer going on."""
+        while self._status() in ("running", None):
+            time.sleep(SECONDS)
+
+    def _mark(self, index):
+        return self.run.checkpoints / f".worker-{index}"
+
+    def _marks(self):
+        return [_text(self._mark(k)) for k in range(self.workers.count)]
+
+    def _look(self):
+        while True:
+            time.sleep(SECONDS)
+            if self._met is None:
+                if not self.workers.is_chief and self._is_over():
+                    print("the run is finished", flush=True)
+                    self._clean_up()
+                    os._exit(0)
+            elif self._marks() != self._met:
+                self._begin_anew()
+
+    def _is_over(self):
+        """Whether the chief has finished what this process waits to take part in."""
+        return _written(self.run) != self._began and self._status() == "finished"
+
+    def _status(self):
+        """The run's; None where it can't be read just now."""
+        try:
+            return self.run.read()["status"]
+        except UserError:
+            return None
+
+    def _clean_up(self):
+        if self.own is not None:
+            shutil.rmtree(self.own, ignore_errors=True)
+
+    def _begin_anew(self):
+        self._clean_up()
+        try:
+            self.again(Lost("a worker has begun anew"))
+        except UserError as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(2)
+
+
+def _written(run):
+    """When run.json was written; None where there is none."""
+    try:
+        return os.stat(run.record_file).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _text(path):
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 @contextlib.contextmanager
 def folder(workers, run):
     """The folder that this worker trains in: the run's for the chief, a `Copy`, empty as yet, for the others, which goes when they end.
 
+    What fails because another worker is lost begins anew.
+
     Args:
         workers: `Workers`, or None: this process trains alone.
         run: `runs.Run`.
+
+    Yields:
+        (`runs.Run`, `Watch`, or None for a process that trains alone).
     """
-    if workers is None or workers.is_chief:
-        run.create()
-        with run.held():
-            yield run
-        return
-    with tempfile.TemporaryDirectory() as own:
-        copy = Copy(pathlib.Path(own) / "run", run)
-        copy.create()
-        yield copy
+    watch = None
+    try:
+        with contextlib.ExitStack() as stack:
+            if workers is None or workers.is_chief:
+                run.create()
+                stack.enter_context(run.held())
+                own, temporary = run, None
+            else:
+                temporary = stack.enter_context(tempfile.TemporaryDirectory())
+                own = Copy(pathlib.Path(temporary) / "run", run)
+                own.create()
+            watch = workers and Watch(workers, run, temporary)
+            try:
+                yield own, watch
+            except Lost:
+                raise
+            except UserError:  # perhaps refused before anything was done
+                own.remove_if_empty()
+                raise
+    except Lost as lost:
+        if watch is None:
+            raise
+        watch.again(lost)
 
 
 @contextlib.contextmanager
-def together(strategy, run):
-    """Inside, models are built and trained under a strategy; if it is of workers, from the same files, and all end when the chief has written its last.
+def together(strategy, run, watch):
+    """Inside, models are built and trained under a strategy; if it is of workers, all begin from the same files, and end after the chief.
 
     Args:
         strategy: of `tf.distribute`.
-        run: as `folder` gives it.
+        run, watch: as `folder` gives them.
 
     Raises:
         Lost: as `telling_of_loss`.
     """
-    if not is_of_workers(strategy):
+    if watch is None:
         with strategy.scope():
             yield
         return
-    copies = isinstance(run, Copy)
     with telling_of_loss():
-        if copies:  # all have met, and the chief writes nothing before they meet once more
+        if isinstance(
+            run, Copy
+        ):  # all have met, and the chief writes nothing before they meet once more
             run.fetch()
         meet(strategy)
+        watch.met()
         with strategy.scope():
             yield
-    # The others wait for the chief, to begin again with it if it is lost; the chief has all that it wants.
-    with contextlib.nullcontext() if copies else contextlib.suppress(Lost), telling_of_loss():
-        meet(strategy)
+    if isinstance(run, Copy):
+        watch.wait_for_the_chief()
 
 
 def is_of_workers(strategy):
@@ -229,26 +361,3 @@ def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
         if model.stop_training:
             break
     chain.on_train_end()
-
-
-def again(lost, run):
-    """Starts this program anew, to go on from the last checkpoint; doesn't return.
-
-    Args:
-        lost: `Lost`, why.
-        run: `runs.Run`, the chief's.
-
-    Raises:
-        UserError: where that was done `MOST_RESTARTS` times, one after another, without a new checkpoint.
-    """
-    newest = run.checkpoint_files()[-1].name if run.checkpoint_files() else "none"
-    before, _, times = os.environ.get(_RESTARTS, "").partition(" ")
-    count = 1 + (int(times) if before == newest and times.isdecimal() else 0)
-    if count > MOST_RESTARTS:
-        raise UserError(
-            f"--workers: expected a new checkpoint in {MOST_RESTARTS} restarts, got none ({lost}); look at the other workers"
-        )
-    os.environ[_RESTARTS] = f"{newest} {count}"
-    print(f"{lost}; starting again from the last checkpoint", flush=True)
-    words = [word for word in sys.orig_argv[1:] if word not in ("--force", "--resume")]
-    os.execv(sys.executable, [sys.executable, *words, "--resume"])

@@ -63,27 +63,26 @@ def main():
     cli.need("tensorflow", "tqdm", "filelock", extra="train")
     if asked.match:
         cli.need("onnxruntime", "onnx", extra="all")
+        student.check_readers(asked, images)
     run_options.check_data(before, images)
-    try:
-        with workers.folder(worker, run) as own:
-            # Once more: meanwhile another process may have gone on.
-            asked, run, before = open_run(options, record)
-            run_options.check_data(before, images)
-            return train(options, asked, teacher, record, images, own, before, worker)
-    except workers.Lost as lost:
-        return workers.again(lost, run)
+    with workers.folder(worker, run) as (own, watch):
+        # Once more: meanwhile another process may have gone on.
+        asked, run, before = open_run(options, record)
+        run_options.check_data(before, images)
+        return train(options, asked, teacher, record, images, own, watch)
 
 
-def train(options, asked, teacher, record, images, run, before, worker):
+def train(options, asked, teacher, record, images, run, watch):
     """Trains, in a folder that is ours alone."""
-    if options.resume and before is None:
-        print(f"{run.folder} was stopped before its first step: starting over")
-    cli.load_tensorflow(devices=options.devices, workers=worker is not None)
+    cli.load_tensorflow(devices=options.devices, workers=watch is not None)
     from keras_diffusion import distilling, replicas
 
-    strategy = replicas.strategy(options.devices, workers=worker)
+    strategy = replicas.strategy(options.devices, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
-    with workers.together(strategy, run), run_options.telling_how_to_go_on() as command:
+    with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
+        before = run.read() if options.resume and run.exists() else None
+        if options.resume and before is None:
+            print(f"{run.folder} was stopped before its first step: starting over")
         finished = distilling.train(
             asked,
             runs.load_sampler(teacher),
@@ -97,7 +96,7 @@ def train(options, asked, teacher, record, images, run, before, worker):
         )
     if not finished:
         return cli.INTERRUPTED
-    if worker is None or worker.is_chief:
+    if watch is None or watch.workers.is_chief:
         print(f"run: {run.folder}")
     return 0
 

@@ -69,29 +69,26 @@ def main():
     images = images.limit(asked.limit) if asked.limit else images
     cli.need("tensorflow", "matplotlib", "tqdm", "filelock", extra="train")
     run_options.check_data(before, images)
-    try:
-        with workers.folder(worker, run) as own:
-            # Once more: meanwhile another process may have gone on.
-            asked, run, before = open_run(options)
-            run_options.check_data(before, images)
-            if before is not None and asked.epochs > before["settings"]["epochs"]:
-                print(
-                    f"{asked.epochs} epochs in place of {before['settings']['epochs']}: its rate is constant, so that it ends as if begun with them"
-                )
-            return fit(options, asked, images, own, worker)
-    except workers.Lost as lost:
-        return workers.again(lost, run)
+    with workers.folder(worker, run) as (own, watch):
+        # Once more: meanwhile another process may have gone on.
+        asked, run, before = open_run(options)
+        run_options.check_data(before, images)
+        if before is not None and asked.epochs > before["settings"]["epochs"]:
+            print(
+                f"{asked.epochs} epochs in place of {before['settings']['epochs']}: its rate is constant, so that it ends as if begun with them"
+            )
+        return fit(options, asked, images, own, watch)
 
 
-def fit(options, asked, images, run, worker):
+def fit(options, asked, images, run, watch):
     """Trains, in a folder that is ours alone."""
     # Takes seconds: only when everything else is in order.
-    cli.load_tensorflow(devices=options.devices, workers=worker is not None)
+    cli.load_tensorflow(devices=options.devices, workers=watch is not None)
     from keras_diffusion import fitting, replicas
 
-    strategy = replicas.strategy(options.devices, xla=asked.xla, workers=worker)
+    strategy = replicas.strategy(options.devices, xla=asked.xla, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
-    with workers.together(strategy, run), run_options.telling_how_to_go_on() as command:
+    with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
         resume = options.resume and run.exists()
         if options.resume and not resume:
             print(f"{run.folder} was stopped before its first step: starting over")
@@ -108,7 +105,7 @@ def fit(options, asked, images, run, worker):
         )
     if not finished:
         return cli.INTERRUPTED
-    if worker is None or worker.is_chief:
+    if watch is None or watch.workers.is_chief:
         print(f"run:     {run.folder}\nfigures: {run.figures}")
     return 0
 

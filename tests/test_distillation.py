@@ -254,6 +254,8 @@ def test_what_is_refused_leaves_a_student_as_it_was(finished_run, student):
         "distill.py: --data: expected images [28, 28, 1], which the teacher draws, got [8, 8, 1]\n"
     )
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    call(*DISTILL, "--out", "new", "--data", "small.npz", status=2)
+    assert not (folder / "new").exists()
 
 
 def test_every_call_of_the_student_is_trained():

@@ -26,6 +26,13 @@ def test_the_file_beside_keeps_the_suffix_that_keras_asks_for(tmp_path):
         beside.touch()
 
 
+def test_what_can_not_be_written_is_called_by_its_own_name(tmp_path):
+    path = tmp_path / "none" / "a.png"
+    with pytest.raises(FileNotFoundError) as refused, replacing(path) as beside:
+        beside.write_text("new")
+    assert refused.value.filename == str(path)
+
+
 def test_a_failing_maker_leaves_the_old_folder_and_nothing_else(tmp_path):
     path = tmp_path / "made"
     with replacing_folder(path, made="done") as beside:

@@ -176,6 +176,30 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_nothing_had_been(
     assert_same_outcome(run, flow_run)
 
 
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("figure", ["samples", "guidance"])  # of both epochs, and of the last
+def test_a_run_stopped_while_it_draws_goes_on_with_its_figures(
+    tmp_path, flow_run, images, monkeypatch, figure
+):
+    real = illustrate.FIGURES[figure]
+
+    def interrupted(scene):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(scene)
+
+    monkeypatch.setitem(illustrate.FIGURES, figure, interrupted)
+    asked = ask("2.5", edition="flow")
+    run, finished, said = train(tmp_path / "run", asked, images)
+    assert not finished and run.read()["status"] == "interrupted"
+    assert any("to go on: python scripts/fit.py --resume" in line for line in said)
+    assert not (run.figures / "loss.png").exists() and not run.model.exists()
+    monkeypatch.undo()
+
+    run, finished, _ = train(tmp_path / "run", asked, images, resume=True)
+    assert finished
+    assert_same_outcome(run, flow_run)
+
+
 def test_a_finished_run_of_constant_rate_goes_on_to_more_epochs(tmp_path, images):
     train(tmp_path / "run", ask("1.2.1", epochs=1), images)
     asked = settings.resolve(

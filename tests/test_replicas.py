@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import queue
 import socket
 import subprocess
 import sys
@@ -229,22 +230,31 @@ def test_fit_on_two_workers(undisturbed):
     assert two.read()["status"] == "finished" and len(two.checkpoint_files()) == 2
 
 
-@pytest.mark.parametrize(("victim", "step"), [(1, 3), (0, 12)])
-def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, victim, step):
-    """The other one starts itself again and waits for it; both go on from the last checkpoint: of the chief that is killed after the last step, while it draws."""
+@pytest.mark.parametrize(
+    ("victim", "at"),
+    [
+        (1, "checkpoints/step-00000003.keras"),
+        (0, "checkpoints/step-00000003.keras"),
+        (0, "figures/architecture.png"),  # one of the last two figures
+        (1, "figures/architecture.png"),
+    ],
+)
+def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, victim, at):
+    """The other one starts itself again and waits for it, if it isn't done; both go on from the last checkpoint."""
     ports = free_ports(2)
     both = [start_worker(k, ports, cwd=tmp_path) for k in range(2)]
     there = Run(tmp_path / "run")
     until = time.monotonic() + 300
-    while not there.checkpoint_at(step).exists():
+    while not (there.folder / at).exists():
         assert time.monotonic() < until and both[0].poll() is None, both[0].stderr.read()
         time.sleep(0.02)
     both[victim].kill()
     both[victim].communicate()
     both[victim] = start_worker(victim, ports, "--resume", cwd=tmp_path)
     said = [done(worker) for worker in both]
-    assert "a worker is lost" in said[1 - victim] and "starting again" in said[1 - victim]
-    assert len(there.read()["sessions"]) >= 2 and there.read()["status"] == "finished"
+    if "checkpoints" in at:  # else there was perhaps nothing left to do
+        assert "starting again" in said[1 - victim] and len(there.read()["sessions"]) >= 2
+    assert there.read()["status"] == "finished" and len(list(there.figures.iterdir())) >= 2
     assert [row["step"] for row in there.read_metrics()] == list(range(1, 13))
     for ours, theirs in zip(weights_of(undisturbed / "run"), weights_of(there.folder), strict=True):
         np.testing.assert_array_equal(theirs, ours)
@@ -256,16 +266,41 @@ def test_restarts_that_bring_nothing_come_to_an_end(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "orig_argv", ["python", "fit.py", "--force", "--part", "2.5"])
     monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "")
     there = Run(tmp_path / "run")
-    there.create()
+    watch = workers.Watch(workers.Workers(0, 2), there)
     lost = workers.Lost("a worker is lost")
     for _ in range(workers.MOST_RESTARTS):
-        workers.again(lost, there)
+        watch.again(lost)
     with pytest.raises(UserError, match="a new checkpoint in 10 restarts, got none .a worker is"):
-        workers.again(lost, there)
+        watch.again(lost)
+    # Nothing was written yet, so that it begins as it was begun.
+    assert begun == [[sys.executable, "fit.py", "--force", "--part", "2.5"]] * 10
     there.checkpoint_at(3).touch()
-    workers.again(lost, there)
-    assert begun == [[sys.executable, "fit.py", "--part", "2.5", "--resume"]] * 11
+    there.write({"status": "running"})
+    watch.again(lost)
+    assert begun[10:] == [[sys.executable, "fit.py", "--part", "2.5", "--resume"]]
     assert "starting again" in capsys.readouterr().out
+
+
+def test_a_worker_that_begins_anew_is_seen_by_the_others(tmp_path, monkeypatch):
+    begun = queue.Queue()
+    monkeypatch.setattr(os, "execv", lambda program, words: (begun.put(words), time.sleep(3600)))
+    monkeypatch.setattr(workers, "SECONDS", 0.01)
+    monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "")
+    there = Run(tmp_path / "run")
+    own = tmp_path / "own"
+    own.mkdir()
+    chief = workers.Watch(workers.Workers(0, 2), there)
+    other = workers.Watch(workers.Workers(1, 2), there, own)
+    chief.met(), other.met()
+    time.sleep(0.1)
+    assert begun.empty()
+    workers.Watch(workers.Workers(0, 2), there)  # waits for the others: not begun anew itself
+    (
+        begun.get(timeout=10),
+        begun.get(timeout=10),
+    )  # the earlier chief, which here isn't dead, and the other
+    time.sleep(0.1)
+    assert begun.empty() and not own.exists()
 
 
 @pytest.mark.parametrize(
@@ -295,12 +330,15 @@ def test_what_workers_cant_be_is_one_line(tmp_path, monkeypatch, config, words, 
     [(2, 40, 20, None), (2, 41, 20, 1), (4, 29, 20, 9), (8, 64, 16, None), (8, 64, 9, 9), (3, 7, 7, None)],
 )  # fmt: skip
 def test_every_device_has_an_image_of_every_batch(count, num_images, batch_size, wrong):
-    strategy = types.SimpleNamespace(num_replicas_in_sync=count)
-    if wrong is None:
-        replicas.check_batches(strategy, num_images, batch_size)
-        return
-    with pytest.raises(UserError, match=f"each of {count} devices, got one of {wrong} images"):
-        replicas.check_batches(strategy, num_images, batch_size)
+    devices, machines = types.SimpleNamespace(), types.SimpleNamespace(_num_workers=count)
+    for option, extended in (("--devices", devices), ("--workers", machines)):
+        strategy = types.SimpleNamespace(num_replicas_in_sync=count, extended=extended)
+        if wrong is None:
+            replicas.check_batches(strategy, num_images, batch_size)
+            continue
+        says = f"^{option}: .* each of {count} devices, got one of {wrong} images"
+        with pytest.raises(UserError, match=says):
+            replicas.check_batches(strategy, num_images, batch_size)
 
 
 @pytest.mark.parametrize(

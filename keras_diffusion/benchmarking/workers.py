@@ -120,9 +120,11 @@ def started(variants, *, say, **options):
         (list of `Worker`, dict of the names of those left out to reasons).
     """
     workers, left_out = [], {}
-    built = _built(variants, options)
+    built: dict = {}
     try:
-        for variant, worker in zip(variants, built, strict=True):
+        _build(variants, options, built)
+        for variant in variants:
+            worker = built[variant]
             try:
                 if isinstance(worker, UserError):
                     raise worker
@@ -133,22 +135,23 @@ def started(variants, *, say, **options):
                 say(f"left out: {variant.name}: {reason}")
         yield workers, left_out
     finally:
-        for worker in built:
+        for worker in built.values():
             if isinstance(worker, Worker):
                 worker.close()
 
 
-def _built(variants, options):
-    """Workers, or in their place why there are none; side by side, as none of it is timed."""
+def _build(variants, options, built):
+    """Fills a dict of variants with workers, or in their place with why there are none; side by side, as none of it is timed."""
 
     def build(variant):
         try:
-            return Worker(variant, **options)
+            built[variant] = Worker(variant, **options)
         except UserError as reason:
-            return reason
+            built[variant] = reason
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(build, variants))
+        for done in [pool.submit(build, variant) for variant in variants]:
+            done.result()
 
 
 def measured(workers, *, rounds, steps):

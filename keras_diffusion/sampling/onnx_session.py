@@ -8,7 +8,6 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import onnx_bytes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_CUDA = {"use_tf32": "0"}  # float32 as the CPU has it: same seed, same digits
 MAX_BYTES = 2**31 - 1  # of a file: Protocol Buffers hold no more
 
 
@@ -36,7 +35,7 @@ def session(path, threads, provider):
             "provider: expected an onnxruntime with CUDA, got one without: install onnxruntime-gpu"
         )
     if provider != "cpu" and PROVIDERS["cuda"] in there:
-        wanted.insert(0, (PROVIDERS["cuda"], _CUDA))
+        wanted.insert(0, (PROVIDERS["cuda"], _cuda_options(onnxruntime.__version__)))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised too; the rest is for developers
     if threads is not None:
@@ -53,6 +52,12 @@ def session(path, threads, provider):
             "provider: expected CUDA to start, got the CPU: look at its libraries and the driver, or take cpu"
         )
     return opened
+
+
+def _cuda_options(version):
+    """float32 as the CPU has it: same seed, same digits; onnxruntime before 1.18 knows no such option."""
+    major, minor = (int(number) for number in version.split(".")[:2])
+    return {"use_tf32": "0"} if (major, minor) >= (1, 18) else {}
 
 
 def _read(path):
