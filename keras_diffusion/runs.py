@@ -110,7 +110,8 @@ class Run:
             raise UserError(
                 f"{self.named}: expected a folder that no other process trains in, got {self.folder}; wait for it, stop it, or name another folder"
             ) from None
-        except (OSError, NotImplementedError) as error:  # or it is where files can't be locked
+        # filelock raises the second where a file system has no locks.
+        except (OSError, NotImplementedError) as error:
             raise self._unwritable(error) from None
         return lock
 

@@ -114,13 +114,11 @@ def _earlier(given, before):
 
 
 def check_readers(asked, data):
-    """Whether the classifiers that a student is matched by read such images, and none of them is the judge's own.
+    """Whether the classifiers that a student is matched by (`asked.match`) read such images, and none of them is the judge's own.
 
     Raises:
         UserError: where one does not, or is, or there is no such file.
     """
-    if not asked.match:
-        return
     judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
     for path in asked.match:
         found = onnx_classifier.reader(

@@ -15,9 +15,7 @@ from keras_diffusion.nn.tables import look_up, spread
 from keras_diffusion.sampling import guidance, loop, redrawing, request, samplers
 
 _EPS, _TIME, _DROPOUT, _STREAMS = range(4)
-_BEFORE_SHUFFLE = (
-    7  # of the arguments of Keras's `fit` after x and y, how many come before `shuffle`
-)
+_SHUFFLE = 6  # place of `shuffle` among the arguments of Keras's `fit` after x and y
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -257,7 +255,7 @@ class DiffusionModel(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As Keras's; NumPy arrays that are out of range are refused, and of a dataset Keras isn't asked to shuffle it, which it warns that it can't."""
-        if isinstance(x, tf.data.Dataset) and len(args) < _BEFORE_SHUFFLE:
+        if isinstance(x, tf.data.Dataset) and len(args) <= _SHUFFLE:
             kwargs.setdefault("shuffle", False)
         if isinstance(x, np.ndarray) and x.dtype.kind == "f":
             pipeline.check_arrays(x, y, self.num_classes)

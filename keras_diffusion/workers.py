@@ -140,7 +140,8 @@ class Watch:
         Raises:
             UserError: where that was done `MOST_RESTARTS` times, one after another, without a new checkpoint.
         """
-        newest = self.run.checkpoint_files()[-1].name if self.run.checkpoint_files() else "none"
+        found = self.run.checkpoint_files()
+        newest = found[-1].name if found else "none"
         before, _, times = os.environ.get(_RESTARTS, "").partition(" ")
         count = 1 + (int(times) if before == newest and times.isdecimal() else 0)
         if count > MOST_RESTARTS:
@@ -269,9 +270,8 @@ def together(strategy, run, watch):
             yield
         return
     with telling_of_loss():
-        if isinstance(
-            run, Copy
-        ):  # all have met, and the chief writes nothing before they meet once more
+        # All have met, and the chief writes nothing before they meet once more.
+        if isinstance(run, Copy):
             run.fetch()
         meet(strategy)
         watch.met()

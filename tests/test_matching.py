@@ -97,9 +97,8 @@ def test_the_gradient_is_that_of_the_distance(drawer, images, found):
         step = np.zeros_like(found)
         step[i, j] = 1e-3
         slope = (distance(found + step) - distance(found - step)) / 2e-3
-        np.testing.assert_allclose(
-            ours[i, j], slope, rtol=1e-3, atol=2e-5
-        )  # the ridge, where classes sum to 1
+        # The second tolerance is for the ridge, where classes sum to 1.
+        np.testing.assert_allclose(ours[i, j], slope, rtol=1e-3, atol=2e-5)
 
 
 def test_it_trains_what_will_be_drawn(drawer):

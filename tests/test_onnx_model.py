@@ -22,7 +22,7 @@ from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import judge
 from keras_diffusion.exporting import convert
 from keras_diffusion.sampling import __main__ as command
-from keras_diffusion.sampling import onnx_model, request
+from keras_diffusion.sampling import onnx_model, onnx_session, request
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +423,11 @@ def test_the_shipped_model_draws_what_it_is_asked_for():
     distance = (known**2).sum(1) - 2 * images @ known.T
     read = real.y_train[distance.argmin(axis=1)]
     assert (read == labels).mean() >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [("1.17.3", {}), ("1.18.0", {"use_tf32": "0"}), ("1.31.1", {"use_tf32": "0"}), ("2.0.0rc1", {"use_tf32": "0"})],
+)  # fmt: skip
+def test_cuda_computes_in_float32_proper_where_it_can_be_told_to(version, options):
+    assert onnx_session._cuda_options(version) == options

@@ -252,9 +252,13 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, v
     both[victim].communicate()
     both[victim] = start_worker(victim, ports, "--resume", cwd=tmp_path)
     said = [done(worker) for worker in both]
-    if "checkpoints" in at:  # else there was perhaps nothing left to do
+    if (victim, at) != (1, "figures/architecture.png"):  # the chief was perhaps done by then
         assert "starting again" in said[1 - victim] and len(there.read()["sessions"]) >= 2
-    assert there.read()["status"] == "finished" and len(list(there.figures.iterdir())) >= 2
+    assert there.read()["status"] == "finished"
+    drawn, whole = (
+        {path.name for path in some.figures.iterdir()} for some in (there, Run(undisturbed / "run"))
+    )
+    assert drawn == whole
     assert [row["step"] for row in there.read_metrics()] == list(range(1, 13))
     for ours, theirs in zip(weights_of(undisturbed / "run"), weights_of(there.folder), strict=True):
         np.testing.assert_array_equal(theirs, ours)
@@ -295,10 +299,8 @@ def test_a_worker_that_begins_anew_is_seen_by_the_others(tmp_path, monkeypatch):
     time.sleep(0.1)
     assert begun.empty()
     workers.Watch(workers.Workers(0, 2), there)  # waits for the others: not begun anew itself
-    (
-        begun.get(timeout=10),
-        begun.get(timeout=10),
-    )  # the earlier chief, which here isn't dead, and the other
+    for _ in range(2):  # the earlier chief, which here isn't dead, and the other
+        begun.get(timeout=10)
     time.sleep(0.1)
     assert begun.empty() and not own.exists()
 
