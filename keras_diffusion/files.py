@@ -47,11 +47,12 @@ def replacing(path):
         yield written
         os.replace(written, path)
     except OSError as error:
-        if error.filename is not None and os.fspath(error.filename) == os.fspath(written):
+        if str(error.filename) == str(written):
             error.filename, error.filename2 = os.fspath(path), None
         raise
     finally:
-        written.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it couldn't be made either
+            written.unlink()
 
 
 def check_replaceable(path, *, made, only=None):

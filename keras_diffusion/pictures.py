@@ -30,7 +30,8 @@ def read(path, image_shape):
     if path.suffix.lower() not in (".png", ".npy"):
         raise UserError(f"expected an image as .png or .npy, got {path.name!r}")
     if not os.path.isfile(path):
-        raise UserError(f"{path}: expected a {path.suffix} that can be read, got none")
+        got = "a folder" if os.path.isdir(path) else "none"
+        raise UserError(f"{path}: expected a {path.suffix} that can be read, got {got}")
     if path.suffix.lower() == ".png" and importlib.util.find_spec("PIL") is None:
         raise UserError(
             f"{path}: expected Pillow to read a .png with, found none: pip install pillow, or give a .npy"

@@ -105,7 +105,10 @@ def earlier(options, run):
         raise UserError(f"--resume: expected a run in {run.folder}, found none")
     if not run.exists() or options.force:
         return None
-    record = run.read()
+    try:
+        record = run.read()
+    except UserError as error:
+        raise UserError(f"{error}; --force starts over") from None
     status = record["status"]
     if not options.resume:
         again = "--resume goes on, --force starts over"
@@ -114,7 +117,7 @@ def earlier(options, run):
         raise UserError(f"the run in {run.folder} is {state}; {advice}")
     longer = options.epochs is not None and _is_longer(options.epochs, record)
     if status == "finished" and not longer:
-        if options.workers and not workers.of_environment().is_chief:
+        if options.workers and (workers.begun_anew() or not workers.of_environment().is_chief):
             print(f"the run in {run.folder} is finished")
             raise SystemExit(0)  # nothing is left for this worker to do
         raise UserError(f"--resume: the run in {run.folder} is finished; --force trains it anew")

@@ -249,6 +249,8 @@ class PartSession(Session):
     def finish_epoch(self, epoch, say):
         """Says the epoch's loss and draws what the part owes at this epoch."""
         super().finish_epoch(epoch, say)
+        if isinstance(self.run, workers.Copy):
+            return  # the chief draws
         is_last = epoch == self.epochs
         names = list(self.recipe.figures) if is_last or epoch in self.recipe.figure_epochs else []
         names += [*self.recipe.final_figures, "loss"] if is_last else []

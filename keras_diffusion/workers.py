@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -21,6 +22,8 @@ from keras_diffusion.runs import Run
 
 VARIABLE = "TF_CONFIG"
 SECONDS = 1.0  # from one look at the others to the next
+LOOKS = 60  # for a mark that a slow file system may not show yet
+LOOKS_WITHOUT = 3  # in a row, at a mark that has gone
 MOST_RESTARTS = 10  # in a row, without a new checkpoint
 _RESTARTS = "KERAS_DIFFUSION_RESTARTS"  # of the environment: the newest checkpoint, and how often that was begun from
 _EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -72,18 +75,31 @@ def strategy():
     """The strategy of all workers; loads TensorFlow, which must have done nothing before, and waits for the others.
 
     Raises:
+        Lost: where one ends meanwhile.
         UserError: where they don't come together.
     """
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")  # it warns of each shape that a function is traced for
+    print(f"waiting for all {of_environment().count} workers", flush=True)
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with telling_of_loss(), _killed_by_ctrl_c():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(
             f"--workers: expected all workers of {VARIABLE} to answer, got: {first}"
         ) from None
+
+
+@contextlib.contextmanager
+def _killed_by_ctrl_c():
+    """Inside, Ctrl-C ends the process at once: Python's own way to end it waits for TensorFlow, which waits for others."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Copy(Run):
@@ -110,8 +126,9 @@ class Copy(Run):
 class Watch:
     """Sees what TensorFlow doesn't: another worker that began anew while nobody waited for it, and a chief that is done.
 
-    Every worker leaves a mark beside the checkpoints as it begins. When one changes that was there as all met, this process
-    begins anew too, whatever it waits for.
+    Every worker leaves a mark beside the checkpoints as it begins, and takes it away as it ends, unless it is killed or begins
+    anew. When one changes that was there as all met, this process begins anew too, whatever it waits for, until it leaves
+    the context that this is.
 
     Args:
         workers: `Workers`.
@@ -122,14 +139,40 @@ class Watch:
     def __init__(self, workers, run, own=None):
         self.workers, self.run, self.own = workers, run, own
         self._began = _written(run)
-        self._met: list | None = None
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._mark(workers.index).write_text(f"{uuid.uuid4()}\n")
+        self._met: list[str] = []
+        self._left, self._deciding = threading.Event(), threading.RLock()
+        self._name = f"{uuid.uuid4()}\n"
+        self._leave_mark()
         threading.Thread(target=self._look, daemon=True).start()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        with self._deciding:  # perhaps it is just beginning anew
+            self._left.set()
+        if kind is None or not issubclass(kind, Lost):
+            self._take_mark()
+
     def met(self):
-        """All are here, with the marks that they have now."""
-        self._met = self._marks()
+        """All are here, with the marks that they have now.
+
+        Raises:
+            UserError: where a mark isn't seen.
+        """
+        for look in range(LOOKS):
+            if look:
+                time.sleep(SECONDS)
+            if _text(self._mark(self.workers.index)) != self._name:
+                self._leave_mark()  # the folder was removed, by a chief that was refused, say
+            marks = self._marks()
+            if all(marks):
+                break
+        else:
+            raise UserError(
+                f"--out: expected a folder that all workers see, got {self.run.folder}, which worker {marks.index('')} doesn't write to"
+            )
+        self._met = marks
 
     def again(self, lost):
         """Starts this program anew, as it was begun, or, where that has written anything, to go on from the last checkpoint; doesn't return.
@@ -140,6 +183,10 @@ class Watch:
         Raises:
             UserError: where that was done `MOST_RESTARTS` times, one after another, without a new checkpoint.
         """
+        with self._deciding:
+            self._again(lost)
+
+    def _again(self, lost):
         found = self.run.checkpoint_files()
         newest = found[-1].name if found else "none"
         before, _, times = os.environ.get(_RESTARTS, "").partition(" ")
@@ -149,16 +196,44 @@ class Watch:
                 f"--workers: expected a new checkpoint in {MOST_RESTARTS} restarts, got none ({lost}); look at the other workers"
             )
         os.environ[_RESTARTS] = f"{newest} {count}"
-        words = sys.orig_argv[1:]
-        if _written(self.run) != self._began:
-            words = [word for word in words if word not in ("--force", "--resume")] + ["--resume"]
-        print(f"{lost}; starting again from the last checkpoint", flush=True)
+        words = self._words(sys.orig_argv[1:])
+        _say(f"{lost}; starting again from the last checkpoint")
         os.execv(sys.executable, [sys.executable, *words])
 
-    def wait_for_the_chief(self):
-        """Returns when the run is no longer going on."""
-        while self._status() in ("running", None):
+    def _words(self, words):
+        """A command line that goes on with what this one began, or, where that has written nothing yet, begins it."""
+        begins = "--force" in words and _written(self.run) == self._began
+        if begins or not self.run.was_begun():
+            return words
+        return [word for word in words if word not in ("--force", "--resume")] + ["--resume"]
+
+    def wait_for_the_chief(self, own):
+        """Returns when the chief has ended.
+
+        Args:
+            own: this worker's `Copy` of the run, where training ended.
+
+        Raises:
+            UserError: where the chief didn't finish what this worker did.
+        """
+        finished, without = _status(own) == "finished", 0
+        if finished and _status(self.run) != "finished":
+            _say("waiting for the chief, which draws the last figures")
+        while _status(self.run) != "finished" and without < LOOKS_WITHOUT:
             time.sleep(SECONDS)
+            without = 0 if _text(self._mark(0)) else without + 1
+        if finished and _status(self.run) != "finished":
+            raise UserError(
+                "--workers: expected a chief that finishes the run, got one that ended before; start all workers again, with --resume"
+            )
+
+    def _leave_mark(self):
+        self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._mark(self.workers.index).write_text(self._name)
+
+    def _take_mark(self):
+        with contextlib.suppress(OSError):
+            self._mark(self.workers.index).unlink()
 
     def _mark(self, index):
         return self.run.checkpoints / f".worker-{index}"
@@ -167,38 +242,50 @@ class Watch:
         return [_text(self._mark(k)) for k in range(self.workers.count)]
 
     def _look(self):
-        while True:
-            time.sleep(SECONDS)
-            if self._met is None:
-                if not self.workers.is_chief and self._is_over():
-                    print("the run is finished", flush=True)
-                    self._clean_up()
-                    os._exit(0)
-            elif self._marks() != self._met:
-                self._begin_anew()
+        while not self._left.wait(SECONDS):
+            with self._deciding:
+                if self._left.is_set():
+                    return
+                if self._met:
+                    if self._another_began():
+                        self._begin_anew()
+                elif not self.workers.is_chief and self._is_over():
+                    _say("the run is finished")
+                    self._exit(0)
+
+    def _another_began(self):
+        """Whether a mark has changed; one that can't be read just now hasn't."""
+        return any(
+            now not in ("", then) for now, then in zip(self._marks(), self._met, strict=True)
+        )
 
     def _is_over(self):
         """Whether the chief has finished what this process waits to take part in."""
-        return _written(self.run) != self._began and self._status() == "finished"
-
-    def _status(self):
-        """The run's; None where it can't be read just now."""
-        try:
-            return self.run.read()["status"]
-        except UserError:
-            return None
+        return _written(self.run) != self._began and _status(self.run) == "finished"
 
     def _clean_up(self):
         if self.own is not None:
             shutil.rmtree(self.own, ignore_errors=True)
 
+    def _exit(self, status):
+        """Ends the process, whatever its main thread waits for."""
+        self._clean_up()
+        self._take_mark()
+        os._exit(status)
+
     def _begin_anew(self):
         self._clean_up()
         try:
             self.again(Lost("a worker has begun anew"))
-        except UserError as error:
-            print(error, file=sys.stderr, flush=True)
-            os._exit(2)
+        except Exception as error:  # else the thread alone would end
+            _say(error, file=sys.stderr)
+            self._exit(2)
+
+
+def _say(text, **where):
+    """Prints a line, if there is anybody to read it."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True, **where)
 
 
 def _written(run):
@@ -206,6 +293,14 @@ def _written(run):
     try:
         return os.stat(run.record_file).st_mtime_ns
     except OSError:
+        return None
+
+
+def _status(run):
+    """A run's; None where it can't be read just now."""
+    try:
+        return run.read()["status"]
+    except UserError:
         return None
 
 
@@ -240,7 +335,8 @@ def folder(workers, run):
                 temporary = stack.enter_context(tempfile.TemporaryDirectory())
                 own = Copy(pathlib.Path(temporary) / "run", run)
                 own.create()
-            watch = workers and Watch(workers, run, temporary)
+            if workers is not None:
+                watch = stack.enter_context(Watch(workers, run, temporary))
             try:
                 yield own, watch
             except Lost:
@@ -264,6 +360,7 @@ def together(strategy, run, watch):
 
     Raises:
         Lost: as `telling_of_loss`.
+        UserError: as `Watch.met` and `Watch.wait_for_the_chief`.
     """
     if watch is None:
         with strategy.scope():
@@ -278,7 +375,12 @@ def together(strategy, run, watch):
         with strategy.scope():
             yield
     if isinstance(run, Copy):
-        watch.wait_for_the_chief()
+        watch.wait_for_the_chief(run)
+
+
+def begun_anew():
+    """Whether this process is one that a worker started in its own place."""
+    return bool(os.environ.get(_RESTARTS))
 
 
 def is_of_workers(strategy):
@@ -317,13 +419,14 @@ def meet(strategy):
     int(_total(strategy)(tf.constant(1)))
 
 
+@telling_of_loss()
 def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
     """What `model.fit` does, by a loop of our own: the arguments are its.
 
     A wish of one worker to stop (`model.stop_training`) is every worker's.
 
     Raises:
-        Lost: where another worker has come from another step. What else fails where one is gone: `telling_of_loss`.
+        Lost: where another worker has come from another step, or is gone.
     """
     import keras
     import tensorflow as tf

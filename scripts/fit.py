@@ -58,6 +58,8 @@ def open_run(options):
                 f"--resume: expected a run of fit.py, got a student in {run.folder}; use distill.py"
             )
         asked = settings.resolve(given, before["settings"])
+    if options.workers and not asked.course.epochs:
+        raise UserError(f"--workers: expected a part that trains, got --part {options.part}")
     return asked, run, before
 
 

@@ -270,7 +270,7 @@ PICTURES = {
     "empty.png": (b"", WRONG_PNG),
     "text.png": (b"no picture\n", WRONG_PNG),
     "cut.png": (samples.png()[:-30], WRONG_PNG),
-    "folder.png": (None, "expected a .png that can be read, got none"),
+    "folder.png": (None, "expected a .png that can be read, got a folder"),
     "loop.png": (pathlib.Path("loop.png"), "expected a .png that can be read, got none"),
     "gif.png": (b"GIF89a" + bytes(50), WRONG_PNG),
     "bomb.png": (samples.png_claiming(50000, 50000, bytes(2**20)), WRONG_PNG),
@@ -630,6 +630,9 @@ def rows():
     for name, (_, words) in RECORDS.items():
         program, arguments = next(readers)
         yield program, arguments(f"records/{name}"), words
+    for name in ("cut", "newer", "data"):
+        arguments = ["--part=2.5", "--resume", f"--out=records/{name}"]
+        yield "fit", arguments, "; --force starts over"
     for name, (_, words) in SWEEPS.items():
         first = ["model.onnx", "--data=digits.npz", "--judge=judge.onnx", "--num-samples=100"]
         yield "evaluate", [*first, "--sweep", f"--out=sweeps/{name}"], words

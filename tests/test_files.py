@@ -1,5 +1,6 @@
 """Whole files or none."""
 
+import errno
 import os
 
 import pytest
@@ -26,11 +27,27 @@ def test_the_file_beside_keeps_the_suffix_that_keras_asks_for(tmp_path):
         beside.touch()
 
 
-def test_what_can_not_be_written_is_called_by_its_own_name(tmp_path):
-    path = tmp_path / "none" / "a.png"
-    with pytest.raises(FileNotFoundError) as refused, replacing(path) as beside:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("none/a.png", errno.ENOENT),
+        ("file/a.png", errno.ENOTDIR),
+        ("a" * 300, errno.ENAMETOOLONG),
+    ],
+)
+def test_what_can_not_be_written_is_called_by_its_own_name(tmp_path, name, kind):
+    (tmp_path / "file").touch()
+    path = tmp_path / name
+    with pytest.raises(OSError) as refused, replacing(path) as beside:
         beside.write_text("new")
-    assert refused.value.filename == str(path)
+    assert refused.value.filename == str(path) and refused.value.errno == kind
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    """Of an open file the name may be its number."""
+    with pytest.raises(OSError) as refused, replacing(tmp_path / "a.png"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), 7)
+    assert refused.value.filename == 7 and not list(tmp_path.iterdir())
 
 
 def test_a_failing_maker_leaves_the_old_folder_and_nothing_else(tmp_path):

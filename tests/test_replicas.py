@@ -1,13 +1,17 @@
 """Training on several devices: the same as on one, to rounding. Devices are logical CPUs, each test a process of its own."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
 import queue
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -215,6 +219,7 @@ def undisturbed(tmp_path_factory):
     both = [start_worker(k, ports, cwd=folder) for k in range(2)]
     said = [done(worker) for worker in both]
     assert "run:     run" in said[0] and "run:" not in said[1]
+    assert "drawing" in said[0] and "drawing" not in said[1]
     alone = run(*ONE_STEP, "--out", "alone", cwd=folder)
     assert alone.returncode == 0, alone.stderr[-2000:]
     return folder
@@ -233,6 +238,7 @@ def test_fit_on_two_workers(undisturbed):
 @pytest.mark.parametrize(
     ("victim", "at"),
     [
+        (1, "run.json"),
         (1, "checkpoints/step-00000003.keras"),
         (0, "checkpoints/step-00000003.keras"),
         (0, "figures/architecture.png"),  # one of the last two figures
@@ -264,6 +270,37 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, v
         np.testing.assert_array_equal(theirs, ours)
 
 
+def test_ctrl_c_at_one_worker_stops_all_and_nothing_is_lost(undisturbed, tmp_path):
+    ports = free_ports(2)
+    both = [start_worker(k, ports, cwd=tmp_path) for k in range(2)]
+    there = Run(tmp_path / "run")
+    until = time.monotonic() + 300
+    while not there.checkpoint_files():
+        assert time.monotonic() < until and both[0].poll() is None, both[0].stderr.read()
+        time.sleep(0.02)
+    both[1].send_signal(signal.SIGINT)
+    said = [worker.communicate(timeout=300) for worker in both]
+    assert [worker.returncode for worker in both] == [130, 130], said
+    assert there.read()["status"] == "interrupted" and there.read()["steps"] < 12
+    both = [start_worker(k, ports, "--resume", cwd=tmp_path) for k in range(2)]
+    for worker in both:
+        done(worker)
+    for ours, theirs in zip(weights_of(undisturbed / "run"), weights_of(there.folder), strict=True):
+        np.testing.assert_array_equal(theirs, ours)
+
+
+def test_ctrl_c_ends_a_worker_that_waits_for_the_others(tmp_path):
+    alone = start_worker(0, free_ports(2), cwd=tmp_path)
+    assert alone.stdout.readline() == "waiting for all 2 workers\n"
+    until = time.monotonic() + 60
+    while alone.poll() is None:  # the line comes a moment before
+        assert time.monotonic() < until
+        alone.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    assert alone.returncode in (-signal.SIGINT, 130)
+    alone.communicate()
+
+
 def test_restarts_that_bring_nothing_come_to_an_end(tmp_path, monkeypatch, capsys):
     begun = []
     monkeypatch.setattr(os, "execv", lambda program, words: begun.append(words))
@@ -276,7 +313,7 @@ def test_restarts_that_bring_nothing_come_to_an_end(tmp_path, monkeypatch, capsy
         watch.again(lost)
     with pytest.raises(UserError, match="a new checkpoint in 10 restarts, got none .a worker is"):
         watch.again(lost)
-    # Nothing was written yet, so that it begins as it was begun.
+    # Nothing was written yet, so that it replaces what is there.
     assert begun == [[sys.executable, "fit.py", "--force", "--part", "2.5"]] * 10
     there.checkpoint_at(3).touch()
     there.write({"status": "running"})
@@ -285,9 +322,31 @@ def test_restarts_that_bring_nothing_come_to_an_end(tmp_path, monkeypatch, capsy
     assert "starting again" in capsys.readouterr().out
 
 
+def test_a_restart_goes_on_whatever_is_there(tmp_path, monkeypatch):
+    """The chief may write run.json at any moment, so that a beginning that would be refused then isn't tried."""
+    begun = []
+    monkeypatch.setattr(os, "execv", lambda program, words: begun.append(words[1:]))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "fit.py", "--part", "2.5"])
+    monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "")
+    watch = workers.Watch(workers.Workers(1, 2), Run(tmp_path / "run"))
+    watch.again(workers.Lost("a worker is lost"))
+    # Somebody else's folder is none to go on in.
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.tex").touch()
+    watch = workers.Watch(workers.Workers(1, 2), Run(tmp_path / "theirs"))
+    watch.again(workers.Lost("a worker is lost"))
+    assert begun == [["fit.py", "--part", "2.5", "--resume"], ["fit.py", "--part", "2.5"]]
+
+
+ends_its_thread = pytest.mark.filterwarnings(  # what execv does, in a test
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
+
+
+@ends_its_thread
 def test_a_worker_that_begins_anew_is_seen_by_the_others(tmp_path, monkeypatch):
     begun = queue.Queue()
-    monkeypatch.setattr(os, "execv", lambda program, words: (begun.put(words), time.sleep(3600)))
+    monkeypatch.setattr(os, "execv", lambda program, words: (begun.put(words), sys.exit()))
     monkeypatch.setattr(workers, "SECONDS", 0.01)
     monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "")
     there = Run(tmp_path / "run")
@@ -303,6 +362,107 @@ def test_a_worker_that_begins_anew_is_seen_by_the_others(tmp_path, monkeypatch):
         begun.get(timeout=10)
     time.sleep(0.1)
     assert begun.empty() and not own.exists()
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """Two watches that have met; whatever begins anew is put into the queue."""
+    begun = queue.Queue()
+    monkeypatch.setattr(os, "execv", lambda program, words: (begun.put(words), sys.exit()))
+    monkeypatch.setattr(workers, "SECONDS", 0.01)
+    monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "")
+    both = [workers.Watch(workers.Workers(k, 2), Run(tmp_path / "run")) for k in range(2)]
+    for watch in both:
+        watch.met()
+    with contextlib.ExitStack() as stack:
+        for watch in both:
+            stack.enter_context(watch)
+        yield *both, begun
+
+
+@ends_its_thread
+def test_what_is_done_is_not_begun_anew(pair):
+    chief, other, begun = pair
+    chief.__exit__(None, None, None)
+    with workers.Watch(workers.Workers(1, 2), chief.run):
+        begun.get(timeout=10)  # the other's own mark has changed
+        time.sleep(0.1)
+    assert begun.empty()
+
+
+@ends_its_thread
+def test_a_mark_that_cant_be_read_is_no_change(pair):
+    chief, _, begun = pair
+    mark = chief.run.checkpoints / ".worker-1"
+    told = mark.read_text()
+    mark.unlink()
+    time.sleep(0.1)
+    mark.write_text(told)
+    time.sleep(0.1)
+    assert begun.empty()
+    mark.write_text("another\n")
+    for _ in range(2):
+        begun.get(timeout=10)
+
+
+def test_workers_that_dont_see_each_other_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "SECONDS", 0.001)
+    watch = workers.Watch(workers.Workers(0, 2), Run(tmp_path / "run"))
+    with pytest.raises(
+        UserError, match="^--out: expected a folder that all workers see, .* worker 1"
+    ):
+        watch.met()
+    shutil.rmtree(tmp_path / "run")  # by a chief that was refused, say
+    with workers.Watch(workers.Workers(1, 2), Run(tmp_path / "run")) as other, watch:
+        for one in (watch, other):
+            one.met()
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_workers_wait_for_a_chief_that_finishes(pair, tmp_path, capsys):
+    chief, other, begun = pair
+    whole = {"settings": {}, "data": {}, "figures": []}
+    own = workers.Copy(tmp_path / "own", chief.run)
+    own.create()
+    own.write({**whole, "status": "finished"})
+    chief.run.write({**whole, "status": "interrupted"})  # by the session before
+    later = threading.Timer(0.2, lambda: chief.run.write({**whole, "status": "finished"}))
+    later.start()
+    other.wait_for_the_chief(own)
+    assert chief.run.read()["status"] == "finished"
+    other.wait_for_the_chief(own)
+    said = "waiting for the chief, which draws the last figures"
+    assert capsys.readouterr().out.splitlines() == [said]
+
+
+def test_workers_whose_chief_ends_before_it_finishes_say_so(pair, tmp_path, capsys):
+    chief, other, begun = pair
+    whole = {"settings": {}, "data": {}, "figures": []}
+    own = workers.Copy(tmp_path / "own", chief.run)
+    own.create()
+    own.write({**whole, "status": "interrupted"})
+    chief.run.write({**whole, "status": "running"})
+    threading.Timer(0.2, lambda: chief.__exit__(OSError, None, None)).start()
+    other.wait_for_the_chief(own)  # all were stopped
+    assert not capsys.readouterr().out
+    own.update(status="finished")
+    with pytest.raises(UserError, match="^--workers: expected a chief that finishes .*--resume$"):
+        other.wait_for_the_chief(own)
+    assert begun.empty()
+
+
+def test_a_worker_that_began_anew_in_vain_has_nothing_to_do(tmp_path, monkeypatch):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    there = Run(tmp_path / "run")
+    there.create()
+    there.write({"settings": {"epochs": 6}, "data": {}, "figures": [], "status": "finished"})
+    words = (*ONE_STEP, "--workers", "--resume", "--out", "run")
+    refused = run(*words, cwd=tmp_path)
+    assert refused.returncode == 2 and "is finished; --force" in refused.stderr
+    monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "none 1")
+    ended = run(*words, cwd=tmp_path)
+    assert ended.returncode == 0 and "the run in run is finished" in ended.stdout
 
 
 @pytest.mark.parametrize(

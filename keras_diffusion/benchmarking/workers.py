@@ -120,11 +120,10 @@ def started(variants, *, say, **options):
         (list of `Worker`, dict of the names of those left out to reasons).
     """
     workers, left_out = [], {}
-    built: dict = {}
+    built: list = [None] * len(variants)
     try:
         _build(variants, options, built)
-        for variant in variants:
-            worker = built[variant]
+        for variant, worker in zip(variants, built, strict=True):
             try:
                 if isinstance(worker, UserError):
                     raise worker
@@ -135,23 +134,22 @@ def started(variants, *, say, **options):
                 say(f"left out: {variant.name}: {reason}")
         yield workers, left_out
     finally:
-        for worker in built.values():
+        for worker in built:
             if isinstance(worker, Worker):
                 worker.close()
 
 
 def _build(variants, options, built):
-    """Fills a dict of variants with workers, or in their place with why there are none; side by side, as none of it is timed."""
+    """Fills a list with the variants' workers, or in their place with why there are none; side by side, as none of it is timed."""
 
-    def build(variant):
+    def build(k):
         try:
-            built[variant] = Worker(variant, **options)
+            built[k] = Worker(variants[k], **options)
         except UserError as reason:
-            built[variant] = reason
+            built[k] = reason
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(build, variant) for variant in variants]:
-            done.result()
+        list(pool.map(build, range(len(variants))))
 
 
 def measured(workers, *, rounds, steps):
