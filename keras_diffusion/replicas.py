@@ -82,6 +82,7 @@ def strategy(devices, *, xla="auto", workers=False):
         return tf.distribute.get_strategy()
     if xla == "on":
         raise UserError(f"--xla: expected auto or off with --devices {devices}, got on")
+    tf.get_logger().setLevel("ERROR")  # it warns of each shape that a function is traced for
     return tf.distribute.MirroredStrategy([device.name for device in there[:count]])
 
 

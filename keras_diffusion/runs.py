@@ -56,9 +56,10 @@ class Run:
             self.figures.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self.unwritable(error) from None
 
-    def _unwritable(self, error):
+    def unwritable(self, error):
+        """The `UserError` that an OSError in the folder becomes."""
         reason = getattr(error, "strerror", None) or error
         return UserError(
             f"{self.named}: expected a folder that can be written, got {self.folder} ({reason})"
@@ -112,7 +113,7 @@ class Run:
             ) from None
         # filelock raises the second where a file system has no locks.
         except (OSError, NotImplementedError) as error:
-            raise self._unwritable(error) from None
+            raise self.unwritable(error) from None
         return lock
 
     def sweep(self):
@@ -279,7 +280,8 @@ def last_model(run, say, *, advice="--force starts over"):
         try:
             return open_model(path)
         except UserError:
-            say(f"{path.name} is damaged; trying the one before it")
+            before = "" if path == found[0] else "; trying the one before it"
+            say(f"{path.name} is damaged{before}")
     if found:
         raise UserError(
             f"{run.checkpoints}: expected a readable checkpoint, got {len(found)} damaged; {advice}"

@@ -134,6 +134,9 @@ class Watch:
         workers: `Workers`.
         run: the chief's `runs.Run`.
         own: the folder that goes with this process, or None.
+
+    Raises:
+        UserError: where the mark can't be left.
     """
 
     def __init__(self, workers, run, own=None):
@@ -228,8 +231,11 @@ class Watch:
             )
 
     def _leave_mark(self):
-        self.run.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._mark(self.workers.index).write_text(self._name)
+        try:
+            self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._mark(self.workers.index).write_text(self._name)
+        except OSError as error:
+            raise self.run.unwritable(error) from None
 
     def _take_mark(self):
         with contextlib.suppress(OSError):
@@ -397,8 +403,7 @@ def telling_of_loss():
     try:
         yield
     except gone as error:
-        said = str(error).splitlines()[0][:200]
-        raise Lost(f"a worker is lost ({type(error).__name__}: {said})") from None
+        raise Lost(f"a worker is lost ({type(error).__name__})") from None
 
 
 def _total(strategy):

@@ -451,6 +451,14 @@ def test_workers_whose_chief_ends_before_it_finishes_say_so(pair, tmp_path, caps
     assert begun.empty()
 
 
+def test_a_folder_that_a_worker_cant_write_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(
+        UserError, match="^--out: expected a folder that can be written, got .*/run "
+    ):
+        workers.Watch(workers.Workers(1, 2), Run(tmp_path / "run"))
+
+
 def test_a_worker_that_began_anew_in_vain_has_nothing_to_do(tmp_path, monkeypatch):
     config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
