@@ -95,7 +95,9 @@ def strategy():
 @contextlib.contextmanager
 def _killed_by_ctrl_c():
     """Inside, Ctrl-C ends the process at once: Python's own way to end it waits for TensorFlow, which waits for others."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
