@@ -198,6 +198,8 @@ def start_worker(index, ports, *words, cwd):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TF_CONFIG": json.dumps(told), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        # What runs in the background, as these tests may, ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
