@@ -426,14 +426,13 @@ def meet(strategy):
     int(_total(strategy)(tf.constant(1)))
 
 
-@telling_of_loss()
 def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
     """What `model.fit` does, by a loop of our own: the arguments are its.
 
     A wish of one worker to stop (`model.stop_training`) is every worker's.
 
     Raises:
-        Lost: where another worker has come from another step, or is gone.
+        Lost: where another worker has come from another step. What else fails where one is gone: `telling_of_loss`.
     """
     import keras
     import tensorflow as tf

@@ -421,14 +421,22 @@ def test_workers_that_dont_see_each_other_are_told(tmp_path, monkeypatch):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_workers_wait_for_a_chief_that_finishes(pair, tmp_path, capsys):
-    chief, other, begun = pair
-    whole = {"settings": {}, "data": {}, "figures": []}
-    own = workers.Copy(tmp_path / "own", chief.run)
-    own.create()
-    own.write({**whole, "status": "finished"})
-    chief.run.write({**whole, "status": "interrupted"})  # by the session before
-    later = threading.Timer(0.2, lambda: chief.run.write({**whole, "status": "finished"}))
+RECORD = {"settings": {}, "data": {}, "figures": []}
+
+
+@pytest.fixture
+def own(pair, tmp_path):
+    """The other worker's copy of the run."""
+    copy = workers.Copy(tmp_path / "own", pair[0].run)
+    copy.create()
+    return copy
+
+
+def test_workers_wait_for_a_chief_that_finishes(pair, own, capsys):
+    chief, other, _ = pair
+    own.write({**RECORD, "status": "finished"})
+    chief.run.write({**RECORD, "status": "interrupted"})  # by the session before
+    later = threading.Timer(0.2, lambda: chief.run.write({**RECORD, "status": "finished"}))
     later.start()
     other.wait_for_the_chief(own)
     assert chief.run.read()["status"] == "finished"
@@ -437,13 +445,10 @@ def test_workers_wait_for_a_chief_that_finishes(pair, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [said]
 
 
-def test_workers_whose_chief_ends_before_it_finishes_say_so(pair, tmp_path, capsys):
+def test_workers_whose_chief_ends_before_it_finishes_say_so(pair, own, capsys):
     chief, other, begun = pair
-    whole = {"settings": {}, "data": {}, "figures": []}
-    own = workers.Copy(tmp_path / "own", chief.run)
-    own.create()
-    own.write({**whole, "status": "interrupted"})
-    chief.run.write({**whole, "status": "running"})
+    own.write({**RECORD, "status": "interrupted"})
+    chief.run.write({**RECORD, "status": "running"})
     threading.Timer(0.2, lambda: chief.__exit__(OSError, None, None)).start()
     other.wait_for_the_chief(own)  # all were stopped
     assert not capsys.readouterr().out
