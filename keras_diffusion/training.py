@@ -262,10 +262,14 @@ class DiffusionModel(keras.Model):
         return super().fit(x, y, *args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds the optimizer; the rest is built. Under a strategy Keras would average the devices' images for it, which fails where they have unequally many."""
-        if self._distribute_strategy is not None and self.optimizer is not None:
+        """Nothing: all is built. Under a strategy Keras would average the devices' images here, which fails where they have unequally many."""
+
+    def make_train_function(self, force=False):
+        """As Keras's. The optimizer is built before, or else TensorFlow would trace the step twice: once to find its variables."""
+        if self.optimizer is not None:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
 
     def train_step(self, data):
         """One optimizer step on a batch: images float [N, H, W, C] in [0, 1], labels int [N]."""

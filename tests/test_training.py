@@ -671,6 +671,19 @@ def test_sampling_twice_does_not_retrace():
     assert not traces
 
 
+def test_a_step_is_traced_once(images):
+    """Not once more to find the optimizer's variables, which takes seconds with the course's network."""
+    x0, label = images
+    model = DiffusionModel(make_tiny(), LINEAR)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2))
+    traces, corrupt = [], model.corrupt
+    model.corrupt = lambda x0, *, step: traces.append(1) or corrupt(x0, step=step)
+    for _ in range(2):
+        model.fit(x0[:8], label[:8], batch_size=4, verbose=0)
+    assert len(traces) == 1  # Python runs while a graph is traced, and only then
+    assert int(model.step.numpy()) == 4
+
+
 def test_samples_after_more_training_are_others(images):
     """The compiled loop reads the weights; it doesn't freeze them."""
     x0, label = images
