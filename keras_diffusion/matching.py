@@ -25,8 +25,10 @@ class Matching(FewSteps):
         f -> m* + A (f - m),   A = C*^(1/2) (C*^(1/2) C C*^(1/2))^(-1/2) C*^(1/2),
 
     says where each image's features belong; the loss is the squared way there, and the gradient goes back through every
-    call. While m and C, running averages over the last `window` images, are true, its mean is the Fréchet distance, and
-    its gradient the distance's. Real images enter by m* and C* alone: they are looked at in `adapt`, not in `fit`.
+    call. While m and C, running averages over the last images, are true, its mean is the Fréchet distance, and its gradient
+    the distance's. They are averaged apart: C needs many more images than there are features, since A of an uncertain C is
+    too large in the mean, whereas noise in m only averages out, but a late m makes training swing. Real images enter by m*
+    and C* alone: they are looked at in `adapt`, not in `fit`.
 
     Args:
         network: the student's, as for `DiffusionModel`; one that already draws. What matching changes is little.
@@ -34,7 +36,8 @@ class Matching(FewSteps):
         features: functional Keras model, images float [N, H, W, C] in [0, 1] -> a list of features [N, F_i]. Each is
             brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
         times: float [S], falling from T.
-        window: images that the running averages reach back over.
+        window: images that the running average of C reaches back over.
+        mean_window: that of m.
         label_dropout: as for `DiffusionModel`: what is drawn without a class is matched together with the rest, whose moments it then
             pushes away from real images'; with 0 only what is drawn with a class is trained.
         ema_decay, num_classes, seed: as for `DiffusionModel`.
@@ -53,12 +56,15 @@ class Matching(FewSteps):
 
     partner = "features"
 
-    def __init__(self, network, schedule, *, features, times, window=2000, **kwargs):
-        if not is_integer(window) or window < 1:
-            raise ValueError(f"window: expected a positive integer, got {window!r}")
+    def __init__(
+        self, network, schedule, *, features, times, window=4000, mean_window=500, **kwargs
+    ):
+        for name, value in (("window", window), ("mean_window", mean_window)):
+            if not is_integer(value) or value < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
         super().__init__(network, schedule, times=times, **kwargs)
         features.trainable = False
-        self.features, self.window = features, window
+        self.features, self.window, self.mean_window = features, window, mean_window
         sizes = [int(group.shape[-1]) for group in features.outputs]
         size = sum(sizes) + self.num_classes
         self._sizes = sizes
@@ -66,7 +72,7 @@ class Matching(FewSteps):
         self._real_mean = self._moment("real_mean", (size,))
         self._real_root = self._moment("real_root", (size, size))
         self._own_mean = self._moment("own_mean", (size,))
-        self._own_square = self._moment("own_square", (size, size))
+        self._own_covariance = self._moment("own_covariance", (size, size))
 
     def _moment(self, name, shape, initializer="zeros"):
         """A statistic; in float64, since a covariance is a difference of what are nearly equals."""
@@ -90,13 +96,13 @@ class Matching(FewSteps):
         real = np.concatenate([np.asarray(part, np.float64) for part in real])
         self._scale.assign(self._scales(real))
         scale = self._scale.numpy()[: real.shape[1]]
-        mean, square = self._moments_of(_with_class(real * scale, labels, self.num_classes))
+        mean, covariance = self._moments_of(_with_class(real * scale, labels, self.num_classes))
         self._real_mean.assign(mean)
-        self._real_root.assign(_root(square - np.outer(mean, mean)))
+        self._real_root.assign(_root(covariance))
         chosen = np.random.default_rng(self.seed).choice(len(images), self.window)
-        mean, square = self._moments_of(self._drawn(labels[chosen]))
+        mean, covariance = self._moments_of(self._drawn(labels[chosen]))
         self._own_mean.assign(mean)
-        self._own_square.assign(square)
+        self._own_covariance.assign(covariance)
 
     def _checked(self, images, labels):
         """The labels as int32 [N]; zeros without classes.
@@ -143,12 +149,13 @@ class Matching(FewSteps):
         return np.concatenate([scales, np.ones(self.num_classes)])
 
     def _moments_of(self, features):
-        """Mean [F] and mean square [F, F], as if `label_dropout` of the classes were hidden from those that know them."""
+        """Mean [F] and covariance [F, F], as if `label_dropout` of the classes were hidden from those that know them."""
         seen = np.ones(features.shape[1])
         seen[features.shape[1] - self.num_classes :] = 1 - self.label_dropout
         mean, square = features.mean(axis=0), features.T @ features / len(features)
         # A class's square is itself, so that being seen counts once in it.
-        return seen * mean, square * np.minimum.outer(seen, seen)
+        mean, square = seen * mean, square * np.minimum.outer(seen, seen)
+        return mean, square - np.outer(mean, mean)
 
     def _drawn(self, labels):
         """Features of images that the student draws: float64 [N, F]. Steps below 0 are theirs."""
@@ -194,8 +201,7 @@ class Matching(FewSteps):
     def _target(self, found):
         """Where the features [N, F] belong: m* + A (f - m)."""
         root, mean = self._real_root.value, self._own_mean.value
-        own = self._own_square.value - tf.einsum("i,j->ij", mean, mean)
-        values, vectors = tf.linalg.eigh(root @ own @ root)
+        values, vectors = tf.linalg.eigh(root @ self._own_covariance.value @ root)
         inverse = (vectors * tf.math.rsqrt(tf.maximum(values, 0.0) + _RIDGE)) @ tf.transpose(
             vectors
         )
@@ -204,16 +210,18 @@ class Matching(FewSteps):
     def _remember(self, found):
         """The running averages, with a batch's features among them."""
         count = replicas.total(tf.cast(tf.shape(found)[0], tf.float64))
-        mean = replicas.total(tf.reduce_sum(found, axis=0)) / count
-        square = replicas.total(tf.matmul(found, found, transpose_a=True)) / count
+        off = found - self._own_mean.value
+        mean = replicas.total(tf.reduce_sum(off, axis=0)) / count
+        square = replicas.total(tf.matmul(off, off, transpose_a=True)) / count
+        self._own_mean.assign_add(tf.minimum(count / self.mean_window, 1.0) * mean)
         share = tf.minimum(count / self.window, 1.0)
-        for average, now in ((self._own_mean, mean), (self._own_square, square)):
-            average.assign(average.value + share * (now - average.value))
+        self._own_covariance.assign_add(share * (square - self._own_covariance.value))
 
     def get_config(self):
         return {
             **super().get_config(),
             "window": self.window,
+            "mean_window": self.mean_window,
         }
 
 

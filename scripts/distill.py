@@ -79,9 +79,10 @@ def train(options, asked, teacher, record, images, run, watch):
 
     strategy = replicas.strategy(options.devices, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
+    tells = watch is None or watch.workers.is_chief
     with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
         before = run.read() if options.resume and run.exists() else None
-        if options.resume and before is None:
+        if options.resume and before is None and tells:
             print(f"{run.folder} was stopped before its first step: starting over")
         finished = distilling.train(
             asked,
@@ -96,7 +97,7 @@ def train(options, asked, teacher, record, images, run, watch):
         )
     if not finished:
         return cli.INTERRUPTED
-    if watch is None or watch.workers.is_chief:
+    if tells:
         print(f"run: {run.folder}")
     return 0
 

@@ -90,9 +90,10 @@ def fit(options, asked, images, run, watch):
 
     strategy = replicas.strategy(options.devices, xla=asked.xla, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
+    tells = watch is None or watch.workers.is_chief
     with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
         resume = options.resume and run.exists()
-        if options.resume and not resume:
+        if options.resume and not resume and tells:
             print(f"{run.folder} was stopped before its first step: starting over")
         if options.force and run.exists():
             run.clear()
@@ -107,7 +108,7 @@ def fit(options, asked, images, run, watch):
         )
     if not finished:
         return cli.INTERRUPTED
-    if watch is None or watch.workers.is_chief:
+    if tells:
         print(f"run:     {run.folder}\nfigures: {run.figures}")
     return 0
 

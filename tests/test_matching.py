@@ -39,7 +39,9 @@ def pools():
 
 
 def make(drawer, images=None, *, rate=1e-3, **options):
-    made = kd.match(drawer, pools(), **{"spacing": TIMES, "window": 48, **options})
+    made = kd.match(
+        drawer, pools(), **{"spacing": TIMES, "window": 48, "mean_window": 48, **options}
+    )
     if images is not None:
         made.adapt(*images)
     made.compile(optimizer=keras.optimizers.Adam(rate), run_eagerly=True)
@@ -49,7 +51,7 @@ def make(drawer, images=None, *, rate=1e-3, **options):
 def known(made, features):
     """A `Matching` that takes these features [N, F] for those of what it draws."""
     made._own_mean.assign(features.mean(axis=0))
-    made._own_square.assign(features.T @ features / len(features))
+    made._own_covariance.assign(np.cov(features, rowvar=False, bias=True))
     return made
 
 
@@ -99,6 +101,41 @@ def test_the_gradient_is_that_of_the_distance(drawer, images, found):
         slope = (distance(found + step) - distance(found - step)) / 2e-3
         # The second tolerance is for the ridge, where classes sum to 1.
         np.testing.assert_allclose(ours[i, j], slope, rtol=1e-3, atol=2e-5)
+
+
+def test_the_running_averages_reach_back_over_their_windows(drawer, found):
+    """Until as many images were seen they hold those alone; later they forget, the mean sooner."""
+    made = known(make(drawer, window=400, mean_window=100), found[:100])
+    mean, covariance = made._own_mean.numpy(), made._own_covariance.numpy()
+    for batch in np.split(found[100:], 4):  # 100 images each
+        made._remember(tf.constant(batch))
+        off = batch - mean
+        mean, covariance = batch.mean(axis=0), 0.75 * covariance + 0.25 * off.T @ off / 100
+    np.testing.assert_allclose(made._own_mean.numpy(), mean, atol=1e-6)
+    np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-6)
+
+
+def test_an_uncertain_covariance_asks_for_too_wide_features(drawer, images):
+    """Why the window is long: of what is drawn as wide as real images are, it says that it ought to be wider."""
+    size = 8
+
+    def excess(window):
+        """What A, which should be 1, has too much in the mean."""
+        made = make(drawer, images, window=window)
+        made._real_root.assign(np.eye(size))
+        made._own_covariance.assign(np.eye(size))
+        rng, found = np.random.default_rng(0), []
+        for _ in range(40):
+            for _ in range(window // 50):
+                made._own_mean.assign(np.zeros(size))
+                made._remember(tf.constant(rng.normal(size=(50, size))))
+            ones = tf.eye(size, dtype=tf.float64)
+            found.append(np.trace(made._target(ones) - made._target(0 * ones)) / size - 1)
+        return np.mean(found[5:])
+
+    # A running average is as uncertain as 2*100 - 50 images are, of which A has 3 (F + 1) / 8n too much.
+    np.testing.assert_allclose(excess(100), 3 * (size + 1) / 8 / 150, rtol=0.3)
+    assert excess(1600) < 0.2 * excess(100)
 
 
 def test_it_trains_what_will_be_drawn(drawer):
@@ -201,6 +238,8 @@ def test_a_students_own_times_are_taken_and_networks_without_classes_are_matched
 def test_what_cannot_be_matched_is_refused(drawer, images):
     with pytest.raises(ValueError, match="window: expected a positive integer, got 0"):
         make(drawer, window=0)
+    with pytest.raises(ValueError, match="mean_window: expected a positive integer, got 1.5"):
+        make(drawer, mean_window=1.5)
     with pytest.raises(ValueError, match="images: expected more than the 8 features, got 8"):
         make(drawer, (images[0][:8], images[1][:8]))
     x0, labels = images
