@@ -100,8 +100,7 @@ def _put_back(saved, model):
     """Takes over the state of a model that is trained alike."""
     if _training(saved) != _training(model):
         raise _another()
-    with model.distribute_strategy.scope():
-        model.optimizer.build(model.trainable_variables)
+    model.build_optimizer()
     theirs, ours = ([*some.weights, *some.optimizer.variables] for some in (saved, model))
     if [w.shape for w in theirs] != [w.shape for w in ours]:
         raise _another()

@@ -75,7 +75,7 @@ class Matching(FewSteps):
         self._own_covariance = self._moment("own_covariance", (size, size))
 
     def _moment(self, name, shape, initializer="zeros"):
-        """A statistic; in float64, since a covariance is a difference of what are nearly equals."""
+        """A statistic; in float64, since what `_target` takes the root of are products of two variances."""
         return self.add_weight(
             shape=shape, initializer=initializer, dtype="float64", trainable=False, name=name
         )

@@ -266,10 +266,14 @@ class DiffusionModel(keras.Model):
 
     def make_train_function(self, force=False):
         """As Keras's. The optimizer is built before, or else TensorFlow would trace the step twice: once to find its variables."""
-        if self.optimizer is not None:
+        self.build_optimizer()
+        return super().make_train_function(force)
+
+    def build_optimizer(self):
+        """Makes the optimizer's variables, where there is one without. A second time Keras's loss scaling would begin anew."""
+        if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)
 
     def train_step(self, data):
         """One optimizer step on a batch: images float [N, H, W, C] in [0, 1], labels int [N]."""

@@ -438,8 +438,7 @@ def fit(model, batches, *, initial_epoch, epochs, steps_per_epoch, callbacks):
     import tensorflow as tf
 
     strategy = model.distribute_strategy
-    with strategy.scope():
-        model.optimizer.build(model.trainable_variables)
+    model.build_optimizer()
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
 

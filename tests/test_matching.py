@@ -104,7 +104,7 @@ def test_the_gradient_is_that_of_the_distance(drawer, images, found):
 
 
 def test_the_running_averages_reach_back_over_their_windows(drawer, found):
-    """Until as many images were seen they hold those alone; later they forget, the mean sooner."""
+    """A batch as large as a window takes the average's place, a smaller one has its share."""
     made = known(make(drawer, window=400, mean_window=100), found[:100])
     mean, covariance = made._own_mean.numpy(), made._own_covariance.numpy()
     for batch in np.split(found[100:], 4):  # 100 images each

@@ -684,6 +684,24 @@ def test_a_step_is_traced_once(images):
     assert int(model.step.numpy()) == 4
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
+def test_the_scale_of_the_loss_outlives_every_fit_and_file(policy, images, tmp_path):
+    x0, label = images
+    network = nn.unet(width=4, num_classes=NUM_CLASSES, image_shape=IMAGE_SHAPE)
+    model = DiffusionModel(network, LINEAR)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), run_eagerly=True)
+    model.fit(x0[:8], label[:8], batch_size=4, verbose=0)
+    model.optimizer.dynamic_scale.assign(64.0)
+    count = len(model.optimizer.variables)
+    for _ in range(2):
+        model.fit(x0[:8], label[:8], batch_size=4, verbose=0)
+        assert float(model.optimizer.dynamic_scale.numpy()) == 64
+        assert len(model.optimizer.variables) == count
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+        model.run_eagerly = True
+
+
 def test_samples_after_more_training_are_others(images):
     """The compiled loop reads the weights; it doesn't freeze them."""
     x0, label = images
