@@ -57,7 +57,7 @@ class Train:
         self.model = _model(variant)
         batches = pipeline.training_batches(images, labels, batch_size=variant.batch_size, seed=0)
         self._batches = iter(batches)
-        self._step = self.model.make_train_function()
+        self.model.make_train_function()
         self.says = {
             "flops": flops.TRAINING * variant.batch_size * flops.forward(self.model.network),
             "parameters": sum(int(np.prod(w.shape)) for w in self.model.trainable_variables),
