@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -246,9 +248,53 @@ def test_foreign_files_are_refused(folder, tmp_path, name):
 
 def test_threads_and_providers(folder):
     path = folder / "denoiser.onnx"
-    threads = onnx_model.load(path, threads=1).session.get_session_options().intra_op_num_threads
-    assert threads == 1
-    assert onnx_model.load(path, provider="cpu").session.get_providers() == ["CPUExecutionProvider"]
+    one = onnx_model.load(path, threads=1, provider="cpu").session.whole
+    assert one.get_session_options().intra_op_num_threads == 1
+    assert one.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("name", ["denoiser.onnx", "sampler.onnx"])
+def test_many_images_are_shared_among_threads_and_are_the_same(folder, monkeypatch, name):
+    one, three = (onnx_model.load(folder / name, threads=n) for n in (1, 3))
+    labels = np.arange(50) % (NUM_CLASSES + 1)
+    scale = np.linspace(0, 4, 50)
+    seen, call = [], onnx_session.call
+
+    def spy(session, outputs, given):
+        options = session.get_session_options()
+        seen.append((options.intra_op_num_threads, len(given["label"]), threading.get_ident()))
+        time.sleep(0.001)  # so long that another thread takes the next part
+        return call(session, outputs, given)
+
+    monkeypatch.setattr(onnx_session, "call", spy)
+    few = one.sample(labels[:5], guidance_scale=scale[:5])
+    three.sample(labels[:5], guidance_scale=scale[:5])
+    assert {threads for threads, *_ in seen} == {1, 3}
+    whole = one.sample(labels, guidance_scale=scale)
+    np.testing.assert_array_equal(whole[:5], few)
+    seen.clear()
+    np.testing.assert_array_equal(three.sample(labels, guidance_scale=scale), whole)
+    threads, sizes, who = (set(some) for some in zip(*seen, strict=True))
+    assert threads == {1} and max(sizes) <= onnx_session.PART
+    assert len(who) > 1 and threading.get_ident() not in who
+
+
+def test_parts_are_of_all_images_and_as_many_for_each_thread():
+    for threads in (2, 3, 7):
+        for count in range(onnx_session.PART * threads, 200):
+            parts = onnx_session._parts(count, threads)
+            sizes = [part.stop - part.start for part in parts]
+            assert len(parts) % threads == 0 and max(sizes) <= onnx_session.PART
+            assert max(sizes) - min(sizes) <= 1
+            assert [k for part in parts for k in range(part.start, part.stop)] == [*range(count)]
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(folder):
+    opened = onnx_model.load(folder / "denoiser.onnx", threads=2)
+    x = np.zeros((32, *IMAGE_SHAPE), np.float32)
+    x[30] = np.nan
+    with pytest.raises(UserError, match="expected finite numbers"):
+        opened.network(x, np.ones(32, np.float32), np.zeros(32, np.int32))
 
 
 # --- The command

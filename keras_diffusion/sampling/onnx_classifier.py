@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from keras_diffusion.errors import UserError
-from keras_diffusion.sampling.onnx_session import call, metadata, session
+from keras_diffusion.sampling.onnx_session import Session, metadata
 from keras_diffusion.spec import MAX_TEXT
 
 KEY = "keras_diffusion_judge"  # of the metadata
@@ -41,9 +41,9 @@ class Classifier:
     def __init__(self, path, *, threads=None):
         path = pathlib.Path(path)
         self.path = path
-        self._session = session(path, threads, "cpu")
-        self.says = _read(metadata(self._session, KEY), path)
-        if not _fits(self._session, self.says):
+        self._session = Session(path, threads)
+        self.says = _read(metadata(self._session.whole, KEY), path)
+        if not _fits(self._session.whole, self.says):
             raise _foreign(path)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -55,7 +55,8 @@ class Classifier:
     @property
     def num_features(self):
         """F."""
-        return next(o.shape[1] for o in self._session.get_outputs() if o.name == "features")
+        outputs = self._session.whole.get_outputs()
+        return next(o.shape[1] for o in outputs if o.name == "features")
 
     def __call__(self, images):
         """What it makes of images.
@@ -73,7 +74,7 @@ class Classifier:
         if images.ndim != 4 or images.shape[1:] != shape:
             raise UserError(f"classifier: expected images [N, {shape}], got {images.shape}")
         parts = [
-            call(self._session, ["logits", "features"], {"x": images[i : i + _AT_ONCE]})
+            self._session.call(["logits", "features"], {"x": images[i : i + _AT_ONCE]})
             for i in range(0, len(images), _AT_ONCE)
         ]
         logits, features = (np.concatenate(some) for some in zip(*parts, strict=True))

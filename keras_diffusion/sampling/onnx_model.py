@@ -17,7 +17,7 @@ from keras_diffusion.sampling import (
     request,
     samplers,
 )
-from keras_diffusion.sampling.onnx_session import call, metadata, session
+from keras_diffusion.sampling.onnx_session import Session, metadata
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "models" / "digits.onnx"
 READER = "reader.onnx"  # beside a model that is exported with one
@@ -41,8 +41,8 @@ def load(path=None, *, reader=None, threads=None, provider="auto"):
             provider isn't there.
     """
     path = SHIPPED if path is None else pathlib.Path(path)
-    opened = session(path, threads, provider)
-    spec = specs.from_json(metadata(opened, specs.KEY), where=path)
+    opened = Session(path, threads, provider)
+    spec = specs.from_json(metadata(opened.whole, specs.KEY), where=path)
     kinds = {"denoiser": Denoiser, "sampler": Sampler}
     if spec.kind not in kinds:
         raise UserError(f"{path}: expected a denoiser.onnx or sampler.onnx, got a {spec.kind}.onnx")
@@ -77,9 +77,9 @@ def _find_reader(spec, path, threads):
 
 def _check_graph(exported, path):
     """Whether a file's graph is what its spec says."""
-    inputs = {value.name: value.shape for value in exported.session.get_inputs()}
+    inputs = {value.name: value.shape for value in exported.session.whole.get_inputs()}
     given = set(inputs)
-    out = exported.session.get_outputs()
+    out = exported.session.whole.get_outputs()
     fits = exported.REQUIRED <= given <= exported.INPUTS
     fits = fits and [value.name for value in out] == [exported.OUTPUT]
     fits = fits and out[0].type == "tensor(float)"
@@ -96,6 +96,7 @@ class _Exported:
 
     INPUTS: frozenset
     REQUIRED: frozenset
+    OF_ALL: frozenset = frozenset()  # inputs that are for all images
     OUTPUT: str
 
     def __init__(self, spec, session, *, find_reader, reader=None):
@@ -142,7 +143,7 @@ class _Exported:
 
     def run(self, given):
         """The output of one call of onnxruntime."""
-        return call(self.session, [self.OUTPUT], given)[0]
+        return self.session.call([self.OUTPUT], given, of_all=self.OF_ALL)[0]
 
     def request(self, labels, *, num_images=None, guidance_scale=None, **asked):
         """A checked `Request`."""
@@ -173,7 +174,7 @@ class Denoiser(_Exported):
 
     def __init__(self, spec, session, **options):
         super().__init__(spec, session, **options)
-        self._inputs = [given.name for given in session.get_inputs()]
+        self._inputs = [given.name for given in session.whole.get_inputs()]
 
     def network(self, x, t, label):
         """One call: x float32 [N, H, W, C], t float32 [N] = t/T, label int32 [N] -> out like x."""
@@ -249,6 +250,7 @@ class Sampler(_Exported):
     """A sampler.onnx: the whole sampler in one call of onnxruntime."""
 
     INPUTS = REQUIRED = frozenset({"label", "index", "seed", "guidance_scale", "rows"})
+    OF_ALL = frozenset({"seed", "rows"})
     OUTPUT = "images"
 
     def sample(

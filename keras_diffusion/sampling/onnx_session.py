@@ -1,6 +1,9 @@
 """ONNX files in onnxruntime: opened so that nothing but what stands in them is read, called, and asked what they say of themselves."""
 
+import functools
+import itertools
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -9,6 +12,7 @@ from keras_diffusion.sampling import onnx_bytes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MAX_BYTES = 2**31 - 1  # of a file: Protocol Buffers hold no more
+PART = 8  # images, at most, that a thread of its own works on at once: more don't stay in its cache, fewer are many calls
 
 
 def session(path, threads, provider):
@@ -22,10 +26,11 @@ def session(path, threads, provider):
     Raises:
         UserError: where there is no such file, onnxruntime can't read it, or the provider isn't there.
     """
-    if not os.path.isfile(path):
-        found = "a folder; name a file in it" if os.path.isdir(path) else "none"
-        raise UserError(f"{path}: expected an ONNX file, found {found}")
-    data = _read(path)
+    return _opened(_read(path), path, threads, provider)
+
+
+def _opened(data, path, threads, provider):
+    """A session of a file's bytes."""
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
@@ -61,7 +66,10 @@ def _cuda_options(version):
 
 
 def _read(path):
-    """The bytes of a file whose weights all stand in it: what they name would be read wherever it is."""
+    """The bytes of a file that is there and whose weights all stand in it: what they name would be read wherever it is."""
+    if not os.path.isfile(path):
+        found = "a folder; name a file in it" if os.path.isdir(path) else "none"
+        raise UserError(f"{path}: expected an ONNX file, found {found}")
     size = os.path.getsize(path)
     if size > MAX_BYTES:
         raise UserError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
@@ -85,6 +93,65 @@ def metadata(opened, key):
         return opened.get_modelmeta().custom_metadata_map.get(key)
     except UnicodeDecodeError:
         return None
+
+
+class Session:
+    """A file in onnxruntime, and how it is called.
+
+    On a CPU a call on many images is cut into parts that several threads work on, each alone: that is a tenth faster than all threads
+    at one operation after the other, takes less memory, and gives the same numbers.
+
+    Attributes:
+        whole: the session of calls that aren't cut, of `threads` threads.
+    """
+
+    def __init__(self, path, threads=None, provider="cpu"):
+        """As `session`, which see for the errors."""
+        self._data, self._path = _read(path), path
+        self.whole = _opened(self._data, path, threads, provider)
+        on_cpu = self.whole.get_providers() == [PROVIDERS["cpu"]]
+        self._threads = (threads or _cores()) if on_cpu else 1
+
+    @functools.cached_property
+    def _alone(self):
+        """A session of one thread, and the threads that call it; for most programs there is never a need for them."""
+        opened = _opened(self._data, self._path, 1, "cpu")
+        return opened, ThreadPoolExecutor(self._threads)
+
+    def call(self, outputs, given, *, of_all=()):
+        """The arrays of these outputs.
+
+        Args:
+            outputs: their names; each has a row for each image.
+            given: dict of arrays [N, ...], of N images; those named in `of_all` are for all images.
+
+        Raises:
+            UserError: where it can't be run, or puts out what is no number.
+        """
+        count = max(len(value) for name, value in given.items() if name not in of_all)
+        if self._threads == 1 or count < PART * self._threads:
+            return call(self.whole, outputs, given)
+        opened, pool = self._alone
+
+        def part(rows):
+            some = {k: v if k in of_all else v[rows] for k, v in given.items()}
+            return call(opened, outputs, some)
+
+        parts = list(pool.map(part, _parts(count, self._threads)))
+        return [np.concatenate(found) for found in zip(*parts, strict=True)]
+
+
+def _parts(count, threads):
+    """Slices of `count` images: of PART at most, and equally many for each thread."""
+    parts = threads * -(-count // (PART * threads))
+    bounds = [count * k // parts for k in range(parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def _cores():
+    """CPUs that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def call(opened, outputs, given):
