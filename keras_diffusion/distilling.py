@@ -69,7 +69,7 @@ def train(
         "command": command,
         "sessions": [fitting.session_record(start)],
         **fitting.describe(teacher.network, model),
-        DISTILLED: {**asked.to_json(), "teacher": weights},
+        DISTILLED: {**_asked(asked, model), "teacher": weights},
     }
     fitting.begin(run, told, earlier or {}, start)
     session = Session(
@@ -85,6 +85,11 @@ def train(
         recover=recover,
     )
     return fitting.finish(session, command=command, say=say, result=lambda model: model.student())
+
+
+def _asked(asked, model):
+    """What was asked, and where that was left open what the model took."""
+    return {**asked.to_json(), **({"window": model.window} if asked.match else {})}
 
 
 def _settings(asked, data, record):
@@ -130,7 +135,12 @@ def _matching(asked, teacher, data):
     """A `Matching`, adapted to the data."""
     read = [classifier.load(path) for path in asked.match]
     model = matching.match(
-        teacher, classifier.statistics(*read), spacing=asked.times, seed=asked.seed
+        teacher,
+        classifier.statistics(*read),
+        spacing=asked.times,
+        seed=asked.seed,
+        window=asked.window,
+        mean_window=asked.mean_window,
     )
     model.adapt(data.x_train, data.y_train)
     return model

@@ -12,6 +12,7 @@ from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import few_times
 
 _AT_ONCE = 250  # images whose features are taken, or that are drawn, together
+_RENEWED = 4  # steps after which A is found anew: its root costs more than a step's network where features are many
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -36,7 +37,7 @@ class Matching(FewSteps):
         features: functional Keras model, images float [N, H, W, C] in [0, 1] -> a list of features [N, F_i]. Each is
             brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
         times: float [S], falling from T.
-        window: images that the running average of C reaches back over.
+        window: images that the running average of C reaches back over; unless told otherwise five a feature, 2,000 at least.
         mean_window: that of m.
         label_dropout: as for `DiffusionModel`: what is drawn without a class is matched together with the rest, whose moments it then
             pushes away from real images'; with 0 only what is drawn with a class is trained.
@@ -57,22 +58,24 @@ class Matching(FewSteps):
     partner = "features"
 
     def __init__(
-        self, network, schedule, *, features, times, window=4000, mean_window=500, **kwargs
+        self, network, schedule, *, features, times, window=None, mean_window=500, **kwargs
     ):
-        for name, value in (("window", window), ("mean_window", mean_window)):
+        given = {"mean_window": mean_window, **({} if window is None else {"window": window})}
+        for name, value in given.items():
             if not is_integer(value) or value < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {value!r}")
         super().__init__(network, schedule, times=times, **kwargs)
         features.trainable = False
-        self.features, self.window, self.mean_window = features, window, mean_window
         sizes = [int(group.shape[-1]) for group in features.outputs]
         size = sum(sizes) + self.num_classes
-        self._sizes = sizes
+        self.window = max(2000, 5 * size) if window is None else window
+        self.features, self.mean_window, self._sizes = features, mean_window, sizes
         self._scale = self._moment("scale", (size,), "ones")
         self._real_mean = self._moment("real_mean", (size,))
         self._real_root = self._moment("real_root", (size, size))
         self._own_mean = self._moment("own_mean", (size,))
         self._own_covariance = self._moment("own_covariance", (size, size))
+        self._map = self._moment("map", (size, size))
 
     def _moment(self, name, shape, initializer="zeros"):
         """A statistic; in float64, since what `_target` takes the root of are products of two variances."""
@@ -103,6 +106,7 @@ class Matching(FewSteps):
         mean, covariance = self._moments_of(self._drawn(labels[chosen]))
         self._own_mean.assign(mean)
         self._own_covariance.assign(covariance)
+        self._map.assign(self._affine())
 
     def _checked(self, images, labels):
         """The labels as int32 [N]; zeros without classes.
@@ -192,6 +196,9 @@ class Matching(FewSteps):
 
     def _loss(self, network, x0, label, *, step, training):
         found = self._joint(self._draw(network, self._noise(x0, step), label), label)
+        if training:
+            due = tf.equal(step % _RENEWED, 0)
+            self._map.assign(tf.cond(due, self._affine, lambda: self._map.value))
         target = tf.stop_gradient(self._target(found))
         if training:
             self._remember(tf.stop_gradient(found))
@@ -200,12 +207,14 @@ class Matching(FewSteps):
 
     def _target(self, found):
         """Where the features [N, F] belong: m* + A (f - m)."""
-        root, mean = self._real_root.value, self._own_mean.value
+        return self._real_mean.value + (found - self._own_mean.value) @ self._map.value
+
+    def _affine(self):
+        """A of the covariances as they are."""
+        root = self._real_root.value
         values, vectors = tf.linalg.eigh(root @ self._own_covariance.value @ root)
-        inverse = (vectors * tf.math.rsqrt(tf.maximum(values, 0.0) + _RIDGE)) @ tf.transpose(
-            vectors
-        )
-        return self._real_mean.value + (found - mean) @ (root @ inverse @ root)
+        scaled = vectors * tf.math.rsqrt(tf.maximum(values, 0.0) + _RIDGE)
+        return root @ tf.matmul(scaled, vectors, transpose_b=True) @ root
 
     def _remember(self, found):
         """The running averages, with a batch's features among them."""

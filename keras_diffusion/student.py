@@ -20,6 +20,7 @@ class Asked:
         teacher_steps, guidance, guidance_interval: as for `Distillation`.
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
+        window, mean_window: as for `Matching`.
         epochs, batch_size, rate: of Adam; the rate rises from 0 over the first steps and falls to 0 as a cosine.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
@@ -30,6 +31,8 @@ class Asked:
     guidance: float = 1.0
     guidance_interval: tuple | None = None
     match: tuple | None = None
+    window: int | None = None
+    mean_window: int = 500
     epochs: int = 5
     batch_size: int = 128
     rate: float = 5e-4
@@ -39,12 +42,13 @@ class Asked:
 
     def to_json(self):
         """As a dict of JSON's types; without what has no part in it."""
-        unused = _OF_A_TEACHER if self.match else ("match",)
+        unused = _OF_A_TEACHER if self.match else ("match", *_OF_MATCHING)
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in unused}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
+_OF_MATCHING = ("window", "mean_window")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": 6e-6}  # in place of the defaults above
 
 
@@ -60,9 +64,9 @@ def resolve(given, record, before=None):
         UserError: where a value is out of range or differs from the earlier run's, or that is no student's.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    _check_matching(given)
     steps, spacing = given.pop("steps", None), given.pop("spacing", None)
     if before is None:
+        _check_matching(given)
         trained = settings.from_json(record["settings"])
         usual = {"data": trained.data, "limit": None if "data" in given else trained.limit}
         given = {**usual, **(_MATCHING if "match" in given else {}), **given}
@@ -88,12 +92,12 @@ def resolve(given, record, before=None):
 
 
 def _check_matching(given):
-    """Whether what is asked with a teacher is asked without `match`."""
-    for name in _OF_A_TEACHER:
-        if "match" in given and name in given:
-            raise UserError(
-                f"--{name.replace('_', '-')}: expected none with --match, got {given[name]}"
-            )
+    """Whether what is asked with a teacher is asked without `match`, and what is asked with `match` is with it."""
+    names, word = (_OF_A_TEACHER, "with") if "match" in given else (_OF_MATCHING, "without")
+    for name in names:
+        if name in given:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: expected none {word} --match, got {given[name]}")
 
 
 def _earlier(given, before):

@@ -52,6 +52,7 @@ def known(made, features):
     """A `Matching` that takes these features [N, F] for those of what it draws."""
     made._own_mean.assign(features.mean(axis=0))
     made._own_covariance.assign(np.cov(features, rowvar=False, bias=True))
+    made._map.assign(made._affine())
     return made
 
 
@@ -115,6 +116,27 @@ def test_the_running_averages_reach_back_over_their_windows(drawer, found):
     np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-6)
 
 
+def test_the_map_is_found_anew_every_four_steps(drawer, images):
+    x0, labels = images
+    made, maps = make(drawer, images), []
+    np.testing.assert_array_equal(made._map.numpy(), made._affine().numpy())
+    for _ in range(9):
+        made.fit(x0, labels, batch_size=24, verbose=0)  # one step
+        maps.append(made._map.numpy())
+    moved = [not np.array_equal(a, b) for a, b in zip(maps[:-1], maps[1:], strict=True)]
+    assert moved == [False, False, False, True] * 2
+    made._map.assign(0 * maps[0])
+    made.evaluate(x0, labels, batch_size=3, verbose=0)  # of steps -1, -4, ...
+    assert not made._map.numpy().any()
+
+
+def test_the_windows_default_grows_with_the_features(drawer):
+    assert kd.match(drawer, pools(), spacing=TIMES).window == 2000
+    x = keras.Input(IMAGE_SHAPE)
+    wide = keras.Model(x, keras.ops.tile(keras.layers.Flatten()(x), (1, 10)))
+    assert kd.match(drawer, wide, spacing=TIMES).window == 5 * (10 * np.prod(IMAGE_SHAPE) + 3)
+
+
 def test_an_uncertain_covariance_asks_for_too_wide_features(drawer, images):
     """Why the window is long: of what is drawn as wide as real images are, it says that it ought to be wider."""
     size = 8
@@ -129,8 +151,7 @@ def test_an_uncertain_covariance_asks_for_too_wide_features(drawer, images):
             for _ in range(window // 50):
                 made._own_mean.assign(np.zeros(size))
                 made._remember(tf.constant(rng.normal(size=(50, size))))
-            ones = tf.eye(size, dtype=tf.float64)
-            found.append(np.trace(made._target(ones) - made._target(0 * ones)) / size - 1)
+            found.append(np.trace(made._affine()) / size - 1)
         return np.mean(found[5:])
 
     # A running average is as uncertain as 2*100 - 50 images are, of which A has 3 (F + 1) / 8n too much.
@@ -304,6 +325,7 @@ def test_distill_matches_a_run(programs, matched):
     told = record["distilled"]
     assert told["match"] == ["reader.onnx"] and told["times"] == [300.0, 150.0]
     assert told["rate"] == 6e-6 and told["batch_size"] == 100 and "teacher_steps" not in told
+    assert told["window"] == 2000 and told["mean_window"] == 500
     before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))
     assert type(after) is kd.DiffusionModel and after.sampling["spacing"] == [300.0, 150.0]
     was = before.sample([0, 1, 2], sampler="ddim", spacing=[300, 150], guidance_scale=1.0)
@@ -333,6 +355,9 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
     [
         ("--match reader.onnx --guidance 2", "--guidance: expected none with --match, got 2.0"),
         ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
+        ("--window 300", "--window: expected none without --match, got 300"),
+        ("--mean-window 300", "--mean-window: expected none without --match, got 300"),
+        ("--match reader.onnx --window 30", "window: expected more images than the 66 features"),
         ("--match gone.onnx", "gone.onnx: expected"),
         (f"--match {SHIPPED[0]}", "--match: expected another classifier than evaluate.py's judge"),
         (f"--match {SHIPPED[1]}", "--match: expected one of class_names"),
