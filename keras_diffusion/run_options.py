@@ -89,6 +89,18 @@ def telling_how_to_go_on():
         raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None
 
 
+def tells(watch):
+    """Whether this process speaks for all workers: the chief, or the only one (`watch` is None)."""
+    return watch is None or watch.workers.is_chief
+
+
+def goes_on(options, run, watch):
+    """Whether there is something to go on with, where that is asked; where there isn't, the chief says that the run starts over."""
+    if options.resume and not run.exists() and tells(watch):
+        print(f"{run.folder} was stopped before its first step: starting over")
+    return options.resume and run.exists()
+
+
 def earlier(options, run):
     """run.json of the run that goes on; None where one begins.
 

@@ -83,11 +83,9 @@ def train(options, asked, teacher, record, images, run, watch):
 
     strategy = replicas.strategy(options.devices, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
-    tells = watch is None or watch.workers.is_chief
+    tells = run_options.tells(watch)
     with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
-        before = run.read() if options.resume and run.exists() else None
-        if options.resume and before is None and tells:
-            print(f"{run.folder} was stopped before its first step: starting over")
+        before = run.read() if run_options.goes_on(options, run, watch) else None
         finished = distilling.train(
             asked,
             runs.load_sampler(teacher),

@@ -90,11 +90,9 @@ def fit(options, asked, images, run, watch):
 
     strategy = replicas.strategy(options.devices, xla=asked.xla, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
-    tells = watch is None or watch.workers.is_chief
+    tells = run_options.tells(watch)
     with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
-        resume = options.resume and run.exists()
-        if options.resume and not resume and tells:
-            print(f"{run.folder} was stopped before its first step: starting over")
+        resume = run_options.goes_on(options, run, watch)
         if options.force and run.exists():
             run.clear()
         finished = fitting.fit(

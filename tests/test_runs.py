@@ -1,9 +1,11 @@
 """The run folder: what it keeps, and one line for what can't be read."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from keras_diffusion import run_options
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import COLUMNS, Run, format_metrics
 
@@ -98,3 +100,18 @@ def test_the_newest_checkpoint_is_last(run):
     for step in (900, 1000, 20):
         run.checkpoint_at(step).touch()
     assert [path.name for path in run.checkpoint_files()][-1] == "step-00001000.keras"
+
+
+@pytest.mark.parametrize("chief", [None, True, False])
+def test_the_chief_says_that_a_run_starts_over(run, capsys, chief):
+    watch = None if chief is None else SimpleNamespace(workers=SimpleNamespace(is_chief=chief))
+    asked, not_asked = (SimpleNamespace(resume=resume) for resume in (True, False))
+    assert not run_options.goes_on(not_asked, run, watch)
+    assert capsys.readouterr().out == ""
+    assert not run_options.goes_on(asked, run, watch)
+    told = f"{run.folder} was stopped before its first step: starting over\n"
+    assert capsys.readouterr().out == ("" if chief is False else told)
+    run.write({"status": "running", "figures": [], "settings": {}, "data": {}})
+    assert run_options.goes_on(asked, run, watch)
+    assert not run_options.goes_on(not_asked, run, watch)
+    assert capsys.readouterr().out == ""
