@@ -12,7 +12,7 @@ from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import few_times
 
 _AT_ONCE = 250  # images whose features are taken, or that are drawn, together
-_RENEWED = 4  # steps after which A is found anew: its root costs more than a step's network where features are many
+_RENEWED = 4  # steps after which A is found anew: its root takes long where features are many, and C moves slowly
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -28,7 +28,7 @@ class Matching(FewSteps):
     says where each image's features belong; the loss is the squared way there, and the gradient goes back through every
     call. While m and C, running averages over the last images, are true, its mean is the Fréchet distance, and its gradient
     the distance's. They are averaged apart: C needs many more images than there are features, since A of an uncertain C is
-    too large in the mean, whereas noise in m only averages out, but a late m makes training swing. Real images enter by m*
+    too large in the mean, whereas noise in m only averages out, but a late m makes training swing. A is found anew every four steps. Real images enter by m*
     and C* alone: they are looked at in `adapt`, not in `fit`.
 
     Args:
@@ -78,7 +78,7 @@ class Matching(FewSteps):
         self._map = self._moment("map", (size, size))
 
     def _moment(self, name, shape, initializer="zeros"):
-        """A statistic; in float64, since what `_target` takes the root of are products of two variances."""
+        """A statistic; in float64, since what `_affine` takes the root of are products of two variances."""
         return self.add_weight(
             shape=shape, initializer=initializer, dtype="float64", trainable=False, name=name
         )

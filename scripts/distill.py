@@ -27,8 +27,9 @@ def parse(arguments):
     matched = "classifiers of train_judge.py: what RUN draws, in its own steps, is brought to real images' features"
     add("--match", type=_names, metavar="FILE,...", help=matched)
     reach = "images that its running average of %s reaches back over, with --match (%s)"
-    window = cli.integer(1)
-    add("--window", type=window, metavar="N", help=reach % ("covariances", "5 a feature"))
+    window = cli.integer(1, 1_000_000)
+    usual = "5 a feature, at least 2000"
+    add("--window", type=window, metavar="N", help=reach % ("covariances", usual))
     add("--mean-window", type=window, metavar="N", help=reach % ("means", "500"))
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])

@@ -331,8 +331,13 @@ def test_distill_matches_a_run(programs, matched):
     was = before.sample([0, 1, 2], sampler="ddim", spacing=[300, 150], guidance_scale=1.0)
     moved = np.abs(after.sample([0, 1, 2]) - was)
     assert 0 < moved.max() and moved.mean() < 0.02
-    call("run-distilled", "--match", "reader.onnx", "--out", "again", "--limit", "200")
+    windows = ("--window", "300", "--mean-window", "70")
+    call("run-distilled", "--match", "reader.onnx", "--out", "again", "--limit", "200", *windows)
     told = json.loads((folder / "again/run.json").read_text())["distilled"]
+    assert told["window"] == 300 and told["mean_window"] == 70
+    (last,) = (folder / "again/checkpoints").glob("*.keras")
+    trained = runs.open_model(last)
+    assert trained.window == 300 and trained.mean_window == 70
     assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
 
 

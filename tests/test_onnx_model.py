@@ -268,7 +268,7 @@ def test_many_images_are_shared_among_threads_and_are_the_same(folder, monkeypat
 
     monkeypatch.setattr(onnx_session, "call", spy)
     few = one.sample(labels[:5], guidance_scale=scale[:5])
-    three.sample(labels[:5], guidance_scale=scale[:5])
+    np.testing.assert_array_equal(three.sample(labels[:5], guidance_scale=scale[:5]), few)
     assert {threads for threads, *_ in seen} == {1, 3}
     whole = one.sample(labels, guidance_scale=scale)
     np.testing.assert_array_equal(whole[:5], few)
@@ -295,6 +295,13 @@ def test_what_goes_wrong_in_a_thread_is_raised(folder):
     x[30] = np.nan
     with pytest.raises(UserError, match="expected finite numbers"):
         opened.network(x, np.ones(32, np.float32), np.zeros(32, np.int32))
+    assert "_alone" in vars(opened.session)  # the call was shared out
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5])
+def test_threads_are_a_positive_number(folder, threads):
+    with pytest.raises(ValueError, match="threads: expected a positive integer, got"):
+        onnx_model.load(folder / "denoiser.onnx", threads=threads)
 
 
 # --- The command

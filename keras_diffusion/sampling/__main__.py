@@ -32,7 +32,7 @@ def parse(arguments):
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="K/N", help="the K-th of N parts, as .npy"
     )
-    parser.add_argument("--threads", type=cli.integer(1, 1024), help="(onnxruntime's choice)")
+    parser.add_argument("--threads", type=cli.integer(1, 1024), help="(one a CPU)")
     parser.add_argument(
         "--provider", choices=("auto", "cpu", "cuda"), default="auto", help="cuda if there (auto)"
     )

@@ -28,7 +28,7 @@ class Classifier:
 
     Args:
         path: an ONNX file that scripts/train_judge.py wrote.
-        threads: number of threads; None leaves it to onnxruntime.
+        threads: as for `onnx_model.load`.
 
     Attributes:
         says: what the file says of itself: data, class_names, test_accuracy, recipe.

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, is_integer
 from keras_diffusion.sampling import onnx_bytes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -20,17 +20,20 @@ def session(path, threads, provider):
 
     Args:
         path: `pathlib.Path`.
-        threads: number of threads; None leaves it to onnxruntime.
+        threads: how many, from 1 on; None leaves it to onnxruntime.
         provider: "cpu", "cuda", or "auto": CUDA where this onnxruntime has it.
 
     Raises:
         UserError: where there is no such file, onnxruntime can't read it, or the provider isn't there.
+        ValueError: where `threads` is out of range.
     """
     return _opened(_read(path), path, threads, provider)
 
 
 def _opened(data, path, threads, provider):
     """A session of a file's bytes."""
+    if threads is not None and not (is_integer(threads) and threads > 0):
+        raise ValueError(f"threads: expected a positive integer, got {threads!r}")
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
@@ -99,18 +102,19 @@ class Session:
     """A file in onnxruntime, and how it is called.
 
     On a CPU a call on many images is cut into parts that several threads work on, each alone: that is a tenth faster than all threads
-    at one operation after the other, takes less memory, and gives the same numbers.
+    at one operation after the other, takes less memory, and gives the same numbers. It is done from PART images a thread on.
 
     Attributes:
         whole: the session of calls that aren't cut, of `threads` threads.
     """
 
     def __init__(self, path, threads=None, provider="cpu"):
-        """As `session`, which see for the errors."""
-        self._data, self._path = _read(path), path
-        self.whole = _opened(self._data, path, threads, provider)
+        """As `session`, which see for the errors; where `threads` is None, parts are worked on by as many as there are CPUs."""
+        data = _read(path)
+        self.whole = _opened(data, path, threads, provider)
         on_cpu = self.whole.get_providers() == [PROVIDERS["cpu"]]
         self._threads = (threads or _cores()) if on_cpu else 1
+        self._path, self._data = path, data if self._threads > 1 else b""
 
     @functools.cached_property
     def _alone(self):
