@@ -23,9 +23,11 @@ def peak_memory():
 
 def describe():
     """The machine and the versions, for benchmark.json; `load` is the work of others, in cores, before we began."""
+    from keras_diffusion.sampling import onnx_session  # not in the fresh processes that we measure
+
     return {
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": onnx_session.cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "load": os.getloadavg()[0],
         "versions": versions(),
@@ -41,12 +43,6 @@ def versions():
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cores():
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _processor():

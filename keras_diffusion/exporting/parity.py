@@ -115,7 +115,7 @@ def certify_small(folder, precision):
 
 
 def _run(path, given):
-    return onnx_session.session(path, None, "cpu").run(["images"], given)[0]
+    return onnx_session.Session(path).whole.run(["images"], given)[0]
 
 
 def certify_lite(model, network, folder):
@@ -215,7 +215,7 @@ class _Files:
         self.saved = tf.saved_model.load(str(folder / "saved_model")).signatures
         self.denoiser = onnx_model.load(folder / "denoiser.onnx", provider="cpu")
         self.sampler = onnx_model.load(folder / "sampler.onnx", provider="cpu")
-        self.with_noise = onnx_session.session(folder / "sampler_noise.onnx", None, "cpu")
+        self.with_noise = onnx_session.Session(folder / "sampler_noise.onnx").whole
 
     def call(self, n):
         """Differences of one call of the network on n images."""

@@ -15,23 +15,8 @@ MAX_BYTES = 2**31 - 1  # of a file: Protocol Buffers hold no more
 PART = 8  # images, at most, that a thread of its own works on at once: more don't stay in its cache, fewer are many calls
 
 
-def session(path, threads, provider):
-    """onnxruntime's session of a file.
-
-    Args:
-        path: `pathlib.Path`.
-        threads: how many, from 1 on; None leaves it to onnxruntime.
-        provider: "cpu", "cuda", or "auto": CUDA where this onnxruntime has it.
-
-    Raises:
-        UserError: where there is no such file, onnxruntime can't read it, or the provider isn't there.
-        ValueError: where `threads` is out of range.
-    """
-    return _opened(_read(path), path, threads, provider)
-
-
 def _opened(data, path, threads, provider):
-    """A session of a file's bytes."""
+    """onnxruntime's session of a file's bytes; arguments and errors as `Session`'s."""
     if threads is not None and not (is_integer(threads) and threads > 0):
         raise ValueError(f"threads: expected a positive integer, got {threads!r}")
     import onnxruntime
@@ -104,16 +89,24 @@ class Session:
     On a CPU a call on many images is cut into parts that several threads work on, each alone: that is a tenth faster than all threads
     at one operation after the other, takes less memory, and gives the same numbers. It is done from PART images a thread on.
 
+    Args:
+        path: `pathlib.Path`.
+        threads: how many, from 1 on; None leaves it to onnxruntime, and has parts worked on by as many as there are CPUs.
+        provider: "cpu", "cuda", or "auto": CUDA where this onnxruntime has it.
+
     Attributes:
-        whole: the session of calls that aren't cut, of `threads` threads.
+        whole: onnxruntime's session, of `threads` threads, for calls that aren't cut.
+
+    Raises:
+        UserError: where there is no such file, onnxruntime can't read it, or the provider isn't there.
+        ValueError: where `threads` is out of range.
     """
 
     def __init__(self, path, threads=None, provider="cpu"):
-        """As `session`, which see for the errors; where `threads` is None, parts are worked on by as many as there are CPUs."""
         data = _read(path)
         self.whole = _opened(data, path, threads, provider)
         on_cpu = self.whole.get_providers() == [PROVIDERS["cpu"]]
-        self._threads = (threads or _cores()) if on_cpu else 1
+        self._threads = (threads or cores()) if on_cpu else 1
         self._path, self._data = path, data if self._threads > 1 else b""
 
     @functools.cached_property
@@ -152,7 +145,7 @@ def _parts(count, threads):
     return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
-def _cores():
+def cores():
     """CPUs that this process may use."""
     usable = getattr(os, "sched_getaffinity", None)
     return len(usable(0)) if usable else os.cpu_count() or 1
