@@ -116,11 +116,13 @@ def to_images(array):
 
 def test_initial_weights_are_drawn_as_the_courses_are():
     """Uniform, between the bounds that PyTorch's layers choose."""
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from reference_unet import counterparts
 
     from keras_diffusion.benchmarking.peer_unet import UNet
 
+    keras.utils.set_random_seed(0)
+    torch.manual_seed(0)
     network = nn.unet(width=8, num_classes=10)
     reference = UNet(width=8, num_classes=10)
     for variable, tensor in counterparts(network, reference):
