@@ -121,11 +121,11 @@ def check_readers(asked, data):
     """Whether the classifiers that a student is matched by (`asked.match`) read such images, and none of them is the judge's own.
 
     Raises:
-        UserError: where one does not, or is, or there is no such file.
+        UserError: where one does not, or is, or is several, or there is no such file.
     """
     judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
     for path in asked.match:
-        found = onnx_classifier.reader(
+        found = onnx_classifier.single(
             path, image_shape=data.image_shape, class_names=data.class_names, option="--match"
         )
         if found.sha256 in judges:

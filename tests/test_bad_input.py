@@ -200,6 +200,7 @@ JUDGES = {
     "denoiser": (samples.denoiser(), NO_JUDGE),
     "not-json": (samples.judged("{"), NO_JUDGE),
     "nested": (samples.judged("[" * 10**5), NO_JUDGE),
+    "joined": (reads(recipe={"mean_of": [{"sha256": 5}]}), NO_JUDGE),
     "format": (reads(format=2), NO_JUDGE),
     "no-shape": (reads(image_shape=[8, "8", 1]), NO_JUDGE),
     "names": (reads(class_names=[1, 2]), NO_JUDGE),
@@ -302,6 +303,7 @@ def furnish(place):
         "digits.npz": samples.npz(),
         "model.onnx": samples.denoiser(),
         "judge.onnx": samples.judged(),
+        "joined.onnx": samples.joined(samples.judged()),
     }
     leave(place, whole | {"half.png": samples.png(), "text.txt": "text\n", "loop": pathlib.Path("loop")})  # fmt: skip
     leave(place, {"empty/.keep": b"", "theirs/letter.txt": "Dear Ada\n"})
@@ -484,6 +486,7 @@ EVALUATE = [
     ("model.onnx --redraw=2", "--redraw: expected a number in 0..1"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --num-samples=100 --redraw=0.5", "--redraw: expected --reader as well, got 0.5 alone"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --num-samples=100 --reader=judge.onnx", "--reader: expected another classifier than the judge"),
+    ("model.onnx --data=digits.npz --judge=judge.onnx --num-samples=100 --reader=joined.onnx", "--reader: expected another classifier than the judge"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --num-samples=100 --reader=no.onnx", "no.onnx: expected an ONNX file"),
     ("model.onnx --sharpen=1.5", "--sharpen: expected a number in 0..1"),
     ("model.onnx --data=digits.npz --judge=judge.onnx --sweep --out=text.txt --num-samples=100", "text.txt"),
@@ -533,6 +536,17 @@ TRAIN_JUDGE = [
     ("--out=judge.pt", "--out: expected a name ending in .onnx"),
     ("--out=no/judge.onnx", "--out: expected a folder that can be written"),
     ("--flip=1", "--flip"),
+    ("--join=judge.onnx", "--join: expected two or more files"),
+    ("--join=judge.onnx,", "--join: expected a name, got ''"),
+    ("--join=judge.onnx,judge.onnx --width=8", "--width: expected none with --join, got 8"),
+    ("--join=judge.onnx,judge.onnx --flip", "--flip: expected none with --join"),
+    ("--data=digits.npz --join=judge.onnx,no.onnx", "no.onnx: expected an ONNX file, found none"),
+    ("--data=digits.npz --join=judge.onnx,model.onnx", "model.onnx: expected a classifier that"),
+    ("--data=digits.npz --join=judge.onnx,joined.onnx", "got joined.onnx of several"),
+    (
+        "--data=digits.npz --join=judge.onnx,judges/other-names.onnx",
+        "got judges/other-names.onnx of ['a', 'b'",
+    ),
 ]
 CONVERT = [
     ("", "RUN"),

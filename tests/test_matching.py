@@ -6,6 +6,7 @@ import shutil
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import samples
 import tensorflow as tf
@@ -16,7 +17,7 @@ from keras_diffusion import runs, schedules
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier, distances
 from keras_diffusion.evaluation.judge import SHIPPED
-from keras_diffusion.sampling import loop, request
+from keras_diffusion.sampling import loop, onnx_classifier, request
 from keras_diffusion.sampling.onnx_classifier import Classifier
 
 T = 100
@@ -369,6 +370,7 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--match other.onnx", "--match: expected one of image_shape"),
         ("--match reader.onnx,", "expected"),
         ("--match broken.onnx", "broken.onnx: expected"),
+        ("--match joined.onnx", "--match: expected files of one classifier each, got joined.onnx"),
     ],
 )
 def test_classifiers_that_cannot_match_are_refused(programs, words, message):
@@ -376,6 +378,10 @@ def test_classifiers_that_cannot_match_are_refused(programs, words, message):
     says = samples.judge_says(class_names=samples.DIGITS)
     (folder / "other.onnx").write_bytes(samples.judged(says, classes=10))
     (folder / "broken.onnx").write_bytes(b"no model")
+    joined = onnx.load(folder / "reader.onnx")
+    says = Classifier(folder / "reader.onnx").says | {"recipe": {"mean_of": []}}
+    onnx.helper.set_model_props(joined, {onnx_classifier.KEY: json.dumps(says)})
+    onnx.save(joined, folder / "joined.onnx")
     refused = call("run", *words.split(), "--out", "refused", "--limit", "200", status=2)
     assert message in refused.stderr and len(refused.stderr.splitlines()) == 1
     assert not (folder / "refused").exists()

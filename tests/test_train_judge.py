@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import samples
 
 from keras_diffusion import data
 from keras_diffusion.data import sources
+from keras_diffusion.evaluation import joining
 from keras_diffusion.evaluation.judge import SHIPPED
 from keras_diffusion.sampling.onnx_classifier import Classifier
 
@@ -26,9 +28,10 @@ def file(tmp_path, images):
     return tmp_path / "squares.npz"
 
 
-def train(file, *arguments):
+def train(file, *arguments, width="8"):
+    size = [] if width is None else ["--width", width]
     return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "train_judge.py", "--data", file, "--width", "8",
+        [sys.executable, ROOT / "scripts" / "train_judge.py", "--data", file, *size,
          "--out", file.parent / "judge.onnx", *arguments],
         cwd=file.parent, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -44,6 +47,48 @@ def test_a_judge_reads_what_it_says_and_says_how_it_was_made(file):
     assert judge.says["recipe"] == {"epochs": 20, "flip": False, "width": 8, "seed": 0}
     assert judge.says["data"]["sha256"] == loaded.identity()["sha256"]
     assert judge.sha256 in done.stdout
+
+
+@pytest.fixture
+def parts(file):
+    """Three classifiers of those images, in files a.onnx, b.onnx and c.onnx, that agree on little."""
+    names = list(data.load(file).class_names)
+    says = samples.judge_says(class_names=names)
+    for k, name in enumerate("abc"):
+        one = samples.judged(says, classes=len(names), seed=k)
+        (file.parent / f"{name}.onnx").write_bytes(one)
+    return [Classifier(file.parent / f"{name}.onnx") for name in "abc"]
+
+
+def test_joined_classifiers_give_the_mean_of_their_probabilities(file, parts):
+    done = train(file, "--join", "a.onnx,b.onnx,c.onnx", width=None)
+    assert done.returncode == 0, done.stderr
+    whole, loaded = Classifier(file.parent / "judge.onnx"), data.load(file)
+    images = np.random.default_rng(0).random((50, *loaded.image_shape), dtype=np.float32)
+    each = [part.probabilities(images) for part in parts]
+    assert np.abs(each[0] - each[1]).max() > 0.5
+    np.testing.assert_allclose(whole.probabilities(images), np.mean(each, axis=0), atol=1e-6)
+    logits, features = whole(images)
+    np.testing.assert_allclose(np.exp(logits).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(features, np.hstack([part(images)[1] for part in parts]))
+    logits, _ = whole(loaded.x_test.astype(np.float32) / 255)
+    assert np.mean(logits.argmax(axis=1) == loaded.y_test) == whole.says["test_accuracy"]
+    named = whole.says["recipe"]["mean_of"]
+    assert [one["sha256"] for one in named] == [part.sha256 for part in parts]
+    assert whole.hashes == {whole.sha256, *(part.sha256 for part in parts)}
+
+
+def test_what_one_finds_impossible_stays_possible(file, parts):
+    """float32 has no probability below e^-104: the mean of two is a half where one is sure of it."""
+    content, _ = joining.join([part.path for part in parts[:2]], data.load(file))
+    (file.parent / "both.onnx").write_bytes(content)
+    pixels = 1000 * np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)  # each bright alone
+    a, b, both = (
+        reads.probabilities(pixels) for reads in (*parts[:2], Classifier(file.parent / "both.onnx"))
+    )
+    apart = (a.max(axis=1) == 1) & (b.max(axis=1) == 1) & (a.argmax(axis=1) != b.argmax(axis=1))
+    assert apart.sum() > 20 and (a[apart] == 0).any()
+    np.testing.assert_allclose(both, (a + b) / 2, atol=1e-6)
 
 
 def test_a_judge_that_reads_badly_is_not_written(file):

@@ -95,12 +95,12 @@ class Graph:
         """Puts another model's nodes and weights into this graph.
 
         Args:
-            model: `onnx.ModelProto` with one output.
+            model: `onnx.ModelProto` whose outputs are float32.
             inputs: dict of its inputs' names to values.
             prefix: goes before all its names.
 
         Returns:
-            Its output.
+            Dict of its outputs' names to values.
         """
         renamed = {name: value.name for name, value in inputs.items()}
 
@@ -111,14 +111,17 @@ class Graph:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             copy.input[:], copy.output[:] = map(rename, node.input), map(rename, node.output)
-            copy.name = prefix + node.name
+            copy.name = prefix + node.name if node.name else ""
             self.nodes.append(copy)
         for weight in model.graph.initializer:
             copy = onnx.TensorProto()
             copy.CopyFrom(weight)
             copy.name = rename(weight.name)
             self.initializers.append(copy)
-        return Value(self, rename(model.graph.output[0].name), np.dtype(np.float32))
+        return {
+            out.name: Value(self, rename(out.name), np.dtype(np.float32))
+            for out in model.graph.output
+        }
 
     def build(self):
         """The graph as `onnx.GraphProto`."""

@@ -63,7 +63,7 @@ def to_onnx(denoiser, spec, rows, *, own_noise):
 def _call(body, denoiser, x, t, label):
     given = {"x": x, "t": t, "label": label}
     inputs = {i.name: given[i.name] for i in denoiser.graph.input}
-    return body.inline(denoiser, inputs, prefix="network_")
+    return body.inline(denoiser, inputs, prefix="network_")["out"]
 
 
 def _for_each(scale, label):

@@ -12,6 +12,7 @@ from keras_diffusion.spec import MAX_TEXT
 
 KEY = "keras_diffusion_judge"  # of the metadata
 FORMAT = 1
+MEAN_OF = "mean_of"  # in the recipe of a file of several: a dict for each, `sha256` among it
 _AT_ONCE = 500
 _FIELDS = {
     "format": int,
@@ -33,6 +34,7 @@ class Classifier:
     Attributes:
         says: what the file says of itself: data, class_names, test_accuracy, recipe.
         sha256: of the file.
+        hashes: that, and those of the files that were joined in it (`joining.join`): frozenset of texts.
 
     Raises:
         UserError: where there is no such file, or it is no classifier.
@@ -46,6 +48,8 @@ class Classifier:
         if not _fits(self._session.whole, self.says):
             raise _foreign(path)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        joined = self.says["recipe"].get(MEAN_OF, [])
+        self.hashes = frozenset([self.sha256, *(one["sha256"] for one in joined)])
 
     @property
     def num_classes(self):
@@ -106,8 +110,20 @@ def reader(path, *, image_shape, class_names, threads=None, option="--reader"):
     for name, wanted in (("image_shape", image_shape), ("class_names", class_names)):
         if found.says[name] != list(wanted):
             raise UserError(
-                f"{option}: expected one of {name} {list(wanted)}, got {found.says[name]}"
+                f"{option}: expected one of {name} {list(wanted)}, got {path} of {found.says[name]}"
             )
+    return found
+
+
+def single(path, *, image_shape, class_names, option):
+    """The `Classifier` of a path, as `reader`, which is one alone.
+
+    Raises:
+        UserError: as `reader`, and where several were joined in it.
+    """
+    found = reader(path, image_shape=image_shape, class_names=class_names, option=option)
+    if MEAN_OF in found.says["recipe"]:
+        raise UserError(f"{option}: expected files of one classifier each, got {path} of several")
     return found
 
 
@@ -117,11 +133,19 @@ def _read(text, path):
         good = isinstance(says, dict) and all(
             isinstance(says.get(name), kind) for name, kind in _FIELDS.items()
         )
+        good = good and _names_files(says["recipe"].get(MEAN_OF, []))
     except (ValueError, RecursionError):
         good = False
     if not good or says["format"] != FORMAT:
         raise _foreign(path)
     return says
+
+
+def _names_files(joined):
+    """Whether it is a list of dicts that have the text `sha256`."""
+    return isinstance(joined, list) and all(
+        isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in joined
+    )
 
 
 def _fits(opened, says):
