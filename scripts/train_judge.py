@@ -4,7 +4,8 @@
 
     python scripts/train_judge.py --data mnist --join a.onnx,b.onnx,c.onnx --out reader.onnx
 
-trains nothing: one file of several that it wrote, which gives an image the mean of their probabilities.
+trains nothing: one file of several that it wrote, which gives an image the mean of their probabilities; the first reads every image, and the others
+those that it isn't sure of.
 
 The weights are stored in 16 bits. What the file says of itself (its accuracy on the test set too) is in its metadata. A judge that reads
 fewer than --at-least of the test images right is not written.

@@ -61,16 +61,21 @@ def parts(file):
 
 
 def test_joined_classifiers_give_the_mean_of_their_probabilities(file, parts):
+    """Where the first is sure, its own."""
     done = train(file, "--join", "a.onnx,b.onnx,c.onnx", width=None)
     assert done.returncode == 0, done.stderr
     whole, loaded = Classifier(file.parent / "judge.onnx"), data.load(file)
-    images = np.random.default_rng(0).random((50, *loaded.image_shape), dtype=np.float32)
+    images = 2 * np.random.default_rng(0).random((200, *loaded.image_shape), dtype=np.float32)
     each = [part.probabilities(images) for part in parts]
-    assert np.abs(each[0] - each[1]).max() > 0.5
-    np.testing.assert_allclose(whole.probabilities(images), np.mean(each, axis=0), atol=1e-6)
+    sure = each[0].max(axis=1, keepdims=True) >= joining.SURE
+    assert np.abs(each[0] - each[1]).max() > 0.9 and 20 < sure.sum() < 180
+    wanted = np.where(sure, each[0], np.mean(each, axis=0))
+    np.testing.assert_allclose(whole.probabilities(images), wanted, atol=1e-6)
     logits, features = whole(images)
     np.testing.assert_allclose(np.exp(logits).sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(features, np.hstack([part(images)[1] for part in parts]))
+    np.testing.assert_array_equal(features, parts[0](images)[1])
+    for some in (sure[:, 0], ~sure[:, 0]):  # none is doubted, or all are
+        np.testing.assert_allclose(whole.probabilities(images[some]), wanted[some], atol=1e-6)
     logits, _ = whole(loaded.x_test.astype(np.float32) / 255)
     assert np.mean(logits.argmax(axis=1) == loaded.y_test) == whole.says["test_accuracy"]
     named = whole.says["recipe"]["mean_of"]
@@ -78,8 +83,9 @@ def test_joined_classifiers_give_the_mean_of_their_probabilities(file, parts):
     assert whole.hashes == {whole.sha256, *(part.sha256 for part in parts)}
 
 
-def test_what_one_finds_impossible_stays_possible(file, parts):
+def test_what_some_find_impossible_stays_possible(file, parts, monkeypatch):
     """float32 has no probability below e^-104: the mean of two is a half where one is sure of it."""
+    monkeypatch.setattr(joining, "SURE", 2.0)
     content, _ = joining.join([part.path for part in parts[:2]], data.load(file))
     (file.parent / "both.onnx").write_bytes(content)
     pixels = 1000 * np.eye(64, dtype=np.float32).reshape(64, 8, 8, 1)  # each bright alone

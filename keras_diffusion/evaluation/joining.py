@@ -1,7 +1,11 @@
 """Several classifiers in one file, which gives an image the mean of their probabilities: what one wrongly doubts the others don't.
 
+The first reads every image, and the others those that it isn't sure of, few: that is hardly slower than the first alone.
+
 Reference: Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", section 2.4.
 """
+
+import functools
 
 import numpy as np
 import onnx
@@ -10,9 +14,13 @@ from keras_diffusion.evaluation import judge_file
 from keras_diffusion.exporting import graph
 from keras_diffusion.sampling import onnx_classifier
 
+SURE = 0.999  # the probability from which on the first classifier is enough
+
 
 def join(paths, data):
-    """One classifier of several: its logits are the logarithms of their mean probabilities, its features theirs side by side.
+    """One classifier of several: its logits are the logarithms of their mean probabilities, or where the first is sure of its own.
+
+    The features are the first's.
 
     Args:
         paths: of two or more files that scripts/train_judge.py trained, of the same images and classes.
@@ -26,7 +34,7 @@ def join(paths, data):
     """
     wanted = {"image_shape": data.image_shape, "class_names": data.class_names}
     parts = [onnx_classifier.single(path, option="--join", **wanted) for path in paths]
-    recipe = {onnx_classifier.MEAN_OF: [_described(part) for part in parts]}
+    recipe = {onnx_classifier.MEAN_OF: [_described(part) for part in parts], "sure": SURE}
     return judge_file.of(_graph(parts), data, recipe)
 
 
@@ -38,12 +46,28 @@ def _described(part):
 def _graph(parts):
     g = graph.Graph("joined")
     x = g.input("x", np.float32, ["N", *parts[0].says["image_shape"]])
-    models = [onnx.load(part.path) for part in parts]
-    outs = [g.inline(model, {"x": x}, prefix=f"part{k}_") for k, model in enumerate(models)]
-    logs = [g.op("LogSoftmax", out["logits"], axis=1) for out in outs]
-    each = g.op("Concat", *(g.op("Unsqueeze", log, np.array([0])) for log in logs), axis=0)
-    mean = g.op("ReduceLogSumExp", each, np.array([0]), keepdims=0) - np.log(len(parts))
-    features = g.op("Concat", *(out["features"] for out in outs), axis=1)
-    g.output(mean, "logits", ["N", parts[0].num_classes])
-    g.output(features, "features", ["N", sum(part.num_features for part in parts)])
+    first, *others = (
+        functools.partial(g.inline, onnx.load(part.path), prefix=f"part{k}_")
+        for k, part in enumerate(parts)
+    )
+    read = first({"x": x})
+    log_p = g.op("LogSoftmax", read["logits"], axis=1)
+    rows = _below(g, log_p, np.log(SURE))
+    doubted = {"x": g.op("Gather", x, rows, axis=0)}
+    every = [
+        g.op("Gather", log_p, rows, axis=0),
+        *(g.op("LogSoftmax", other(doubted)["logits"], axis=1) for other in others),
+    ]
+    together = g.op("Concat", *(g.op("Unsqueeze", one, np.array([0])) for one in every), axis=0)
+    mean = g.op("ReduceLogSumExp", together, np.array([0]), keepdims=0) - np.log(len(parts))
+    log_p = g.op("ScatterND", log_p, g.op("Unsqueeze", rows, np.array([1])), mean)
+    g.output(log_p, "logits", ["N", parts[0].num_classes])
+    g.output(read["features"], "features", ["N", parts[0].num_features])
     return graph.model(g.build(), metadata={})
+
+
+def _below(g, log_p, least):
+    """The rows of log probabilities [N, K] whose greatest is less: int64 [n]."""
+    greatest = g.op("ReduceMax", log_p, np.array([1]), keepdims=0)
+    unsure = g.op("Less", greatest, np.float32(least), dtype=np.bool_)
+    return g.op("Squeeze", g.op("NonZero", unsure, dtype=np.int64), np.array([0]))

@@ -104,7 +104,7 @@ class Session:
 
     def __init__(self, path, threads=None, provider="cpu"):
         data = _read(path)
-        self.whole = _opened(data, path, threads, provider)
+        self.whole = _opened(data, path, _allowed() if threads is None else threads, provider)
         on_cpu = self.whole.get_providers() == [PROVIDERS["cpu"]]
         self._threads = (threads or cores()) if on_cpu else 1
         self._path, self._data = path, data if self._threads > 1 else b""
@@ -143,6 +143,12 @@ def _parts(count, threads):
     parts = threads * -(-count // (PART * threads))
     bounds = [count * k // parts for k in range(parts + 1)]
     return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def _allowed():
+    """Threads for onnxruntime where this process may use some of the CPUs only, which it doesn't see; else None, its own choice."""
+    usable = cores()
+    return usable if usable < (os.cpu_count() or 1) else None
 
 
 def cores():
