@@ -1,5 +1,6 @@
 """The network against the course's, in PyTorch; the blocks against their formulas."""
 
+import contextlib
 import math
 
 import keras
@@ -134,6 +135,34 @@ def test_initial_weights_are_drawn_as_the_courses_are():
             assert abs(ours.std() / theirs.std() - 1) < 0.1, variable.path
     biases = [v.numpy() for v in network.weights if v.path.endswith("_bn/bias")]
     assert all(np.ptp(bias) > 0 for bias in biases)
+
+
+def test_spreading_is_the_transposed_convolution():
+    """Forward and both gradients, as the product and as the operation that converters get."""
+    x = tf.random.stateless_normal((3, 1, 1, 6), [0, 1])
+    layer = nn.blocks.Spread(5, (2, 4), strides=(2, 4), use_bias=False)
+    plain = keras.layers.Conv2DTranspose(5, (2, 4), strides=(2, 4), use_bias=False)
+    layer.build(x.shape)
+    plain.build(x.shape)
+    plain.set_weights(layer.get_weights())
+    weights = tf.random.stateless_normal((3, 2, 4, 5), [0, 2])
+    found = []
+    for some in (layer, plain):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            out = some(x)
+            loss = tf.reduce_sum(out * weights)
+        found.append((out, *tape.gradient(loss, [x, some.kernel.value])))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.shape == theirs.shape and np.abs(theirs).max() > 0.1
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    kinds = []
+    for how in (contextlib.nullcontext(), nn.blocks.as_operations()):
+        with how:
+            graph = tf.function(layer).get_concrete_function(tf.TensorSpec((None, 1, 1, 6))).graph
+        kinds.append({operation.type for operation in graph.get_operations()})
+    assert "MatMul" in kinds[0] and "Conv2DBackpropInput" not in kinds[0]
+    assert "MatMul" not in kinds[1] and "Conv2DBackpropInput" in kinds[1]
 
 
 def test_the_null_label_is_the_zero_vector(class_network):

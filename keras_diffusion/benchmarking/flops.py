@@ -36,4 +36,9 @@ def _dense(layer):
     return 2 * math.prod(layer.kernel.shape)
 
 
-_COUNTS = {"Conv2D": _convolution, "Conv2DTranspose": _transposed, "Dense": _dense}
+_COUNTS = {
+    "Conv2D": _convolution,
+    "Conv2DTranspose": _transposed,
+    "Spread": _transposed,
+    "Dense": _dense,
+}

@@ -181,6 +181,22 @@ class OneHot(keras.layers.Layer):
         return {**super().get_config(), "num_classes": self.num_classes}
 
 
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class Spread(keras.layers.Conv2DTranspose):
+    """A transposed convolution of one pixel to an image as large as the kernel, without a bias: a matrix product, and computed as one.
+
+    [N, 1, 1, C] -> [N, H, W, filters]. Converters get the transposed convolution.
+    """
+
+    def call(self, inputs):
+        if _AS_OPERATIONS.get():
+            return super().call(inputs)
+        height, width, filters, channels = self.kernel.shape
+        rows = tf.reshape(self.kernel, (-1, channels))
+        image = tf.matmul(tf.reshape(inputs, (-1, channels)), rows, transpose_b=True)
+        return tf.reshape(image, (-1, height, width, filters))
+
+
 def uniform(fan_in):
     """PyTorch's initial values."""
     bound = 1.0 / math.sqrt(fan_in)
@@ -216,7 +232,8 @@ def down_conv(x, width, *, name):
 
 def up_conv(x, width, *, name):
     """ConvTranspose2d(4, 2, 1) + BN + GELU: [N, H, W, C] -> [N, 2H, 2W, width]."""
-    return _transposed(x, width, kernel=4, strides=2, padding="same", name=name)
+    make = keras.layers.Conv2DTranspose
+    return _transposed(make, x, width, kernel=4, strides=2, padding="same", name=name)
 
 
 def flatten(x, *, name):
@@ -227,13 +244,14 @@ def flatten(x, *, name):
 
 def unflatten(x, size, *, name):
     """ConvTranspose2d(size, size, 0) + BN + GELU: [N, 1, 1, C] -> [N, *size, C]."""
-    return _transposed(x, x.shape[-1], kernel=size, strides=size, padding="valid", name=name)
+    width = x.shape[-1]
+    return _transposed(Spread, x, width, kernel=size, strides=size, padding="valid", name=name)
 
 
-def _transposed(x, width, *, kernel, strides, padding, name):
+def _transposed(make, x, width, *, kernel, strides, padding, name):
     height, length = (kernel, kernel) if isinstance(kernel, int) else kernel
     fan_in = height * length * width  # PyTorch counts the outputs of a transposed convolution
-    layer = keras.layers.Conv2DTranspose(
+    layer = make(
         width,
         kernel,
         strides=strides,
