@@ -70,6 +70,11 @@ def name(text):
     return text
 
 
+def names(text):
+    """An option's type: names, a comma apart."""
+    return tuple(name(part) for part in text.split(","))
+
+
 def check_output(path, suffixes):
     """Whether a file can be written there: its folder is one, and its name ends as it should.
 

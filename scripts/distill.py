@@ -25,7 +25,7 @@ def parse(arguments):
     add("--teacher-steps", type=cli.integer(1, 1000), metavar="K", help=steps)
     sampling_options.add_guidance(parser, "1")
     matched = "classifiers of train_judge.py: what RUN draws, in its own steps, is brought to real images' features"
-    add("--match", type=_names, metavar="FILE,...", help=matched)
+    add("--match", type=cli.names, metavar="FILE,...", help=matched)
     reach = "images that its running average of %s reaches back over, with --match (%s)"
     window = cli.integer(1, 1_000_000)
     usual = "5 a feature, at least 2000"
@@ -40,11 +40,6 @@ def parse(arguments):
     add("--seed", type=cli.integer(0, settings.MOST["seed"]), help="of every draw (0)")
     run_options.add(parser, "RUN-distilled")
     return parser.parse_args(arguments)
-
-
-def _names(text):
-    """An option's type: names of files."""
-    return tuple(cli.name(part) for part in text.split(","))
 
 
 def open_run(options, record):

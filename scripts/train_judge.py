@@ -50,7 +50,7 @@ def parse(arguments):
 
 
 def _files(text):
-    names = [cli.name(word) for word in text.split(",")]
+    names = cli.names(text)
     if len(names) < 2:
         raise argparse.ArgumentTypeError(f"expected two or more files, a comma apart, got {text!r}")
     return names
@@ -60,12 +60,12 @@ def main():
     options = parse(sys.argv[1:])
     cli.check_output(options.out, (".onnx",))
     images = data.load(options.data, notify=print)
-    cli.need("onnx", extra="export")
+    cli.need("onnxruntime", "onnx", extra="all")
     model, says = _joined(options, images) if options.join else _trained(options, images)
     accuracy = says["test_accuracy"]
     if accuracy < options.at_least:
         raise UserError(
-            f"--at-least: expected {options.at_least:.2%} of the test images to be read right, got {accuracy:.2%}; train longer"
+            f"--at-least: expected {options.at_least:.2%} of the test images to be read right, got {accuracy:.2%}; {'join better ones' if options.join else 'train longer'}"
         )
     with replacing(options.out) as beside:
         beside.write_bytes(model)

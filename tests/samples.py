@@ -150,7 +150,7 @@ def with_external(location, place="initializer"):
     return model.SerializeToString()
 
 
-def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE, classes=10, seed=0):
+def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE, classes=10, seed=0, opset=18):
     """A judge as bytes: its features are the first four numbers of an image."""
     makes, pixels = helper.make_tensor_value_info, int(np.prod(shape))
     weights = np.random.default_rng(seed).normal(size=(pixels, classes)).astype(np.float32)
@@ -166,6 +166,7 @@ def judged(says=None, *, outputs=("logits", "features"), shape=SHAPE, classes=10
         [makes(outputs[0], TensorProto.FLOAT, ["N", classes]), makes(outputs[1], TensorProto.FLOAT, ["N", 4])],
         [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(first, "first")],
         {onnx_classifier.KEY: says if isinstance(says, str) else json.dumps(says or judge_says())},
+        opset,
     )  # fmt: skip
 
 
@@ -188,9 +189,9 @@ def joined(*files):
     return judged(judge_says(recipe={onnx_classifier.MEAN_OF: parts}), seed=1)
 
 
-def _model(nodes, inputs, outputs, initializers, metadata):
+def _model(nodes, inputs, outputs, initializers, metadata, opset=18):
     graph = helper.make_graph(nodes, "graph", inputs, outputs, initializers)
-    opsets = [helper.make_opsetid("", 18)]
+    opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     helper.set_model_props(model, metadata)
     return model.SerializeToString()

@@ -304,6 +304,7 @@ def furnish(place):
         "model.onnx": samples.denoiser(),
         "judge.onnx": samples.judged(),
         "joined.onnx": samples.joined(samples.judged()),
+        "old.onnx": samples.judged(opset=13),
     }
     leave(place, whole | {"half.png": samples.png(), "text.txt": "text\n", "loop": pathlib.Path("loop")})  # fmt: skip
     leave(place, {"empty/.keep": b"", "theirs/letter.txt": "Dear Ada\n"})
@@ -538,6 +539,8 @@ TRAIN_JUDGE = [
     ("--flip=1", "--flip"),
     ("--join=judge.onnx", "--join: expected two or more files"),
     ("--join=judge.onnx,", "--join: expected a name, got ''"),
+    ("--data=digits.npz --join=judge.onnx,judge.onnx", "--join: expected different files"),
+    ("--data=digits.npz --join=judge.onnx,old.onnx", "got old.onnx of other operators"),
     ("--join=judge.onnx,judge.onnx --width=8", "--width: expected none with --join, got 8"),
     ("--join=judge.onnx,judge.onnx --flip", "--flip: expected none with --join"),
     ("--data=digits.npz --join=judge.onnx,no.onnx", "no.onnx: expected an ONNX file, found none"),

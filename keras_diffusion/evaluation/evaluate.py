@@ -121,7 +121,9 @@ class Redrawn:
         if asked is None:
             return cls(None, 0.0)
         if asked.reader.hashes & judge.hashes:
-            raise UserError("reader: expected another classifier than the judge, got the same")
+            raise UserError(
+                "reader: expected another classifier than the judge, got it, alone or joined with others"
+            )
         return cls(asked.reader, asked.below)
 
     def __call__(self, images):

@@ -1,6 +1,6 @@
 """Several classifiers in one file, which gives an image the mean of their probabilities: what one wrongly doubts the others don't.
 
-The first reads every image, and the others those that it isn't sure of, few: that is hardly slower than the first alone.
+The first reads every image, and the others those that it isn't sure of, few: most of the time is the first's.
 
 Reference: Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", section 2.4.
 """
@@ -10,6 +10,7 @@ import functools
 import numpy as np
 import onnx
 
+from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import judge_file
 from keras_diffusion.exporting import graph
 from keras_diffusion.sampling import onnx_classifier
@@ -23,19 +24,37 @@ def join(paths, data):
     The features are the first's.
 
     Args:
-        paths: of two or more files that scripts/train_judge.py trained, of the same images and classes.
+        paths: of two or more different files that scripts/train_judge.py trained, of the same classes and shape of images.
         data: `data.ImageData` of these, on whose test set the whole is measured.
 
     Returns:
         As `judge_file.of`; the recipe names each file's SHA-256, recipe and accuracy.
 
     Raises:
-        UserError: where one is no such file, was joined itself, or is of other images or classes.
+        UserError: where one is no such file, was joined itself, is there twice, or is of other classes or another shape.
     """
     wanted = {"image_shape": data.image_shape, "class_names": data.class_names}
     parts = [onnx_classifier.single(path, option="--join", **wanted) for path in paths]
+    if len({part.sha256 for part in parts}) < len(parts):
+        raise UserError(f"--join: expected different files, got one twice in {', '.join(paths)}")
     recipe = {onnx_classifier.MEAN_OF: [_described(part) for part in parts], "sure": SURE}
     return judge_file.of(_graph(parts), data, recipe)
+
+
+def _loaded(path):
+    """The graph of a file, which must be of plain operators that mean what they mean in ours."""
+    model = onnx.load(path)
+    plain = not any(
+        node.domain or any(attribute.HasField("g") for attribute in node.attribute)
+        for node in model.graph.node
+    )
+    if not plain or [(one.domain, one.version) for one in model.opset_import] != [
+        ("", graph.OPSET)
+    ]:
+        raise UserError(
+            f"--join: expected files that this version of train_judge.py wrote, got {path} of other operators; train it again"
+        )
+    return model
 
 
 def _described(part):
@@ -47,7 +66,7 @@ def _graph(parts):
     g = graph.Graph("joined")
     x = g.input("x", np.float32, ["N", *parts[0].says["image_shape"]])
     first, *others = (
-        functools.partial(g.inline, onnx.load(part.path), prefix=f"part{k}_")
+        functools.partial(g.inline, _loaded(part.path), prefix=f"part{k}_")
         for k, part in enumerate(parts)
     )
     read = first({"x": x})

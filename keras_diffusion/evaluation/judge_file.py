@@ -17,7 +17,7 @@ def of(graph, data, recipe, **more):
         graph: `onnx.ModelProto` from float32 x [N, H, W, C] to `logits` [N, K] and `features` [N, F].
         data: `data.ImageData` that it was made for; its test set is read.
         recipe: dict of what made it.
-        more: what else it says of itself.
+        more: what else it says of itself, or in place of what stands here.
 
     Returns:
         (its bytes, what it says of itself). The accuracy is that of the file.

@@ -27,13 +27,10 @@ def make(data, recipe, *, verbose=0):
     model = classifier.train(
         images, data.y_train, num_classes=data.num_classes, verbose=verbose, **recipe
     )
-    return judge_file.of(
-        smaller.shrink(_to_onnx(model), "float16"),
-        data,
-        recipe,
-        seconds=round(time.monotonic() - began, 1),
-        versions={"keras_diffusion": keras_diffusion.__version__, "tensorflow": tf.__version__},
-    )
+    seconds = round(time.monotonic() - began, 1)
+    graph = smaller.shrink(_to_onnx(model), "float16")
+    versions = {"keras_diffusion": keras_diffusion.__version__, "tensorflow": tf.__version__}
+    return judge_file.of(graph, data, recipe, seconds=seconds, versions=versions)
 
 
 def _to_onnx(model):

@@ -30,7 +30,7 @@ def load(path=None, *, reader=None, threads=None, provider="auto"):
         path: denoiser.onnx or sampler.onnx; None is the model that comes with the package, digits by class.
         reader: path of a classifier that scripts/train_judge.py wrote, for `sample`'s `redraw`; None: the one that the model was
             exported with, reader.onnx beside it.
-        threads: how many, from 1 on; None leaves it to onnxruntime, and takes one a CPU for many images.
+        threads: how many, from 1 on; None: one a core, for many images one a CPU, of those that this process may use.
         provider: "cpu", "cuda", or "auto": CUDA where this onnxruntime has it.
 
     Returns:

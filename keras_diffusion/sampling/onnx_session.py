@@ -91,11 +91,12 @@ class Session:
 
     Args:
         path: `pathlib.Path`.
-        threads: how many, from 1 on; None leaves it to onnxruntime, and has parts worked on by as many as there are CPUs.
+        threads: how many, from 1 on; None leaves it to onnxruntime, unless this process may use half of the CPUs or fewer, and has
+            parts worked on by as many as it may use.
         provider: "cpu", "cuda", or "auto": CUDA where this onnxruntime has it.
 
     Attributes:
-        whole: onnxruntime's session, of `threads` threads, for calls that aren't cut.
+        whole: onnxruntime's session of all the threads, for calls that aren't cut.
 
     Raises:
         UserError: where there is no such file, onnxruntime can't read it, or the provider isn't there.
@@ -146,9 +147,12 @@ def _parts(count, threads):
 
 
 def _allowed():
-    """Threads for onnxruntime where this process may use some of the CPUs only, which it doesn't see; else None, its own choice."""
+    """Threads for onnxruntime, whose own choice, None, is one for each core of the machine, whatever this process may use.
+
+    Two CPUs can be one core: of more than half of the CPUs it is left to choose.
+    """
     usable = cores()
-    return usable if usable < (os.cpu_count() or 1) else None
+    return usable if 2 * usable <= (os.cpu_count() or 1) else None
 
 
 def cores():
