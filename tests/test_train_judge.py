@@ -12,6 +12,7 @@ from keras_diffusion import data
 from keras_diffusion.data import sources
 from keras_diffusion.evaluation import joining
 from keras_diffusion.evaluation.judge import SHIPPED
+from keras_diffusion.sampling import onnx_model
 from keras_diffusion.sampling.onnx_classifier import Classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -117,6 +118,19 @@ def test_the_judge_of_digits_reads_digits():
     digits = data.load("mnist-5k", notify=lambda text: None)
     logits, _ = Classifier(SHIPPED[0])(digits.x_train.astype(np.float32) / 255)
     assert np.mean(logits.argmax(axis=1) == digits.y_train) > 0.995
+
+
+def test_the_reader_of_digits_reads_each_alike_alone_and_among_others():
+    """Whether its second and third classifier have none of the images to read, some, or all."""
+    digits = data.load("mnist-5k", notify=lambda text: None)
+    images, reader = digits.x_train[::10].astype(np.float32) / 255, onnx_model.load().reader
+    assert len(reader.says["recipe"]["mean_of"]) == 3
+    probabilities = reader.probabilities(images)
+    sure = probabilities.max(axis=1) > 0.9999
+    assert 100 < sure.sum() < len(sure) - 20
+    for some in (sure, ~sure, np.flatnonzero(sure)[:1], np.flatnonzero(~sure)[:1]):
+        found = reader.probabilities(images[some])
+        np.testing.assert_allclose(found, probabilities[some], atol=1e-5)
 
 
 @pytest.mark.skipif(not sources.FASHION_IDX.is_dir(), reason="needs dataset-fashion-mnist")
