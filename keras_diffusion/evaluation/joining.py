@@ -36,7 +36,9 @@ def join(paths, data):
     wanted = {"image_shape": data.image_shape, "class_names": data.class_names}
     parts = [onnx_classifier.single(path, option="--join", **wanted) for path in paths]
     if len({part.sha256 for part in parts}) < len(parts):
-        raise UserError(f"--join: expected different files, got one twice in {', '.join(paths)}")
+        raise UserError(
+            f"--join: expected different files, got one twice in {', '.join(map(str, paths))}"
+        )
     recipe = {onnx_classifier.MEAN_OF: [_described(part) for part in parts], "sure": SURE}
     return judge_file.of(_graph(parts), data, recipe)
 
