@@ -43,9 +43,11 @@ def parse(arguments):
     )
     parser.add_argument("--out", default="judge.onnx", help=".onnx (judge.onnx)")
     options = parser.parse_args(arguments)
-    given = [name for name in RECIPE if getattr(options, name) is not None]
+    given = {name: got for name in RECIPE if (got := getattr(options, name)) is not None}
     if options.join and given:
-        parser.error(f"--{given[0]}: expected none with --join, got {getattr(options, given[0])}")
+        name, got = next(iter(given.items()))
+        parser.error(f"--{name}: expected none with --join, got {got}")
+    options.recipe = RECIPE | given
     return options
 
 
@@ -83,9 +85,8 @@ def _trained(options, images):
     cli.load_tensorflow()
     from keras_diffusion.evaluation import judge_training
 
-    given = {name: getattr(options, name) for name in RECIPE}
-    recipe = {name: RECIPE[name] if value is None else value for name, value in given.items()}
-    return judge_training.make(images, recipe, verbose=2 if sys.stdout.isatty() else 0)
+    verbose = 2 if sys.stdout.isatty() else 0
+    return judge_training.make(images, options.recipe, verbose=verbose)
 
 
 def _joined(options, images):
