@@ -36,6 +36,12 @@ def parse(arguments):
     sampling_options.add_redraw(parser)
     parser.add_argument("--seed", type=cli.integer(0, 2**63 - 1), default=0, help="(0)")
     parser.add_argument(
+        "--seeds",
+        type=cli.integer(2, 1000),
+        metavar="N",
+        help="measure accuracy and distance of N seeds, from --seed on, and everything else of the first",
+    )
+    parser.add_argument(
         "--data", type=cli.name, help="as for fit.py (what the model was trained on)"
     )
     parser.add_argument(
@@ -77,6 +83,12 @@ def parse(arguments):
         lists = f"--{_LISTED[name]}" if name in _LISTED else "none"
         parser.error(
             f"{sampling_options.option(name)}: expected {lists} with --sweep, got one value"
+        )
+    if options.sweep and options.seeds:
+        parser.error(f"--seeds: expected without --sweep, got {options.seeds} with it")
+    if options.seed + (options.seeds or 1) > 2**63:
+        parser.error(
+            f"--seeds: expected seeds below 2**63, got {options.seeds} from {options.seed} on"
         )
     if options.times and options.spacings and not options.step_counts:
         parser.error("--spacings: expected with --step-counts, got it with --times alone")
@@ -188,9 +200,13 @@ def evaluate(options, subject, judge, images, folder):
         count=options.num_samples or 10_000,
         asked={**sampling_options.default_arguments(options), "redraw": options.redraw},
         seed=options.seed,
+        num_seeds=options.seeds or 1,
         train_on_generated=options.train_on_generated,
     )
-    Console(width=110).print(table.table(record))
+    console = Console(width=110)
+    console.print(table.table(record))
+    if "seeds" in record:
+        console.print(table.seeds(record))
     print(pathlib.Path(folder, "evaluation.json"))
 
 

@@ -10,8 +10,19 @@ import pytest
 from conftest import one_line
 from scipy import stats
 
+from keras_diffusion import data
 from keras_diffusion.errors import UserError
-from keras_diffusion.evaluation import distances, doctor, intervals, measure, sweep
+from keras_diffusion.evaluation import (
+    distances,
+    doctor,
+    intervals,
+    measure,
+    seeds,
+    subjects,
+    sweep,
+)
+from keras_diffusion.evaluation.judge import of_classes
+from keras_diffusion.evaluation.redrawn import Redrawn
 from keras_diffusion.sampling import onnx_classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -444,6 +455,9 @@ BAD = [
     (["--sweep", "--step-counts", "5,,6"], "''"),
     (["--sweep", "--etas", "1.1"], "1.1"),
     (["--times", "300,100"], "--sweep"),
+    (["--seeds", "1"], "2..1000"),
+    (["--sweep", "--seeds", "2"], "--seeds: expected without --sweep"),
+    (["--seed", str(2**63 - 2), "--seeds", "3"], "--seeds: expected seeds below 2**63"),
     (["--sweep", "--times", "300,100", "--spacings", "lam"], "--step-counts"),
     (["--data", "mnist-5k", "--sweep", "--times", "300,200,250"], "250"),
     ([], "--data: expected the data that the model was trained on, mnist.npz"),
@@ -467,7 +481,7 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path, arguments, named):
 
 
 def test_the_program_measures_the_model_that_comes_with_the_package(tmp_path):
-    done = evaluate("--data", "mnist-5k", "--num-samples", "260", cwd=tmp_path)
+    done = evaluate("--data", "mnist-5k", "--num-samples", "260", "--seeds", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     sampling = record["sampling"]
@@ -484,6 +498,43 @@ def test_the_program_measures_the_model_that_comes_with_the_package(tmp_path):
     names = {path.name for path in (tmp_path / "evaluation").iterdir()}
     assert names == {"evaluation.json", "confusion.png", "neighbours.png", "samples.png"}
     assert "class accuracy" in done.stdout and "coverage" in done.stdout
+    check_seeds(record, done.stdout)
+
+
+def check_seeds(record, said):
+    first, other = record["seeds"]["rows"]
+    assert first == {
+        "seed": 0,
+        "accuracy": record["generated"]["accuracy"]["value"],
+        "frechet": record["generated"]["frechet_test"]["value"],
+        "over_floor": record["frechet_over_floor"],
+        "network_calls_mean": record["sampling"]["network_calls_mean"],
+    }
+    assert other["seed"] == 1 and other["frechet"] != first["frechet"]
+    assert other["accuracy"] > 0.95 and 0.5 < other["over_floor"] < 5
+    assert 5 < other["network_calls_mean"] < 6
+    mean = (first["frechet"] + other["frechet"]) / 2
+    assert record["seeds"]["mean"]["frechet"] == pytest.approx(mean)
+    apart = abs(first["frechet"] - other["frechet"]) / 2**0.5
+    assert record["seeds"]["deviation"]["frechet"] == pytest.approx(apart)
+    assert f"{mean:.4f}" in said and f"{apart:.4f}" in said
+
+
+def test_another_seeds_row_is_what_that_seed_alone_has():
+    images, subject = data.load("mnist-5k"), subjects.open_subject(None)
+    judge = of_classes(images.class_names)
+    labels = subjects.labels_for(subject, 30)
+    real = measure.references(judge, images, labels)
+    redraw = Redrawn.of(subject, judge, 0.95)
+    row = seeds.score(subject, judge, real, labels, seed=4, redraw=redraw, asked={})
+    drawn = subject.model.sample(labels, seed=4, redraw=0.95)
+    some = measure.judged(judge, drawn, labels)
+    assert row["accuracy"] == (some.read == labels).mean()
+    expected = distances.frechet(some.features, real.test.features)
+    assert row["frechet"] == pytest.approx(expected)
+    assert row["over_floor"] == pytest.approx(expected / real.frechet_floor.mean())
+    assert row["network_calls_mean"] == pytest.approx(5 * redraw.read / 30)
+    assert redraw.read > 30 and redraw.anew().read == 0
 
 
 def test_the_program_sweeps(tmp_path):

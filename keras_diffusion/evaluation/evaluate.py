@@ -7,10 +7,9 @@ import time
 import numpy as np
 
 from keras_diffusion import cli, figures
-from keras_diffusion.errors import UserError
-from keras_diffusion.evaluation import doctor, intervals, measure, subjects, table
+from keras_diffusion.evaluation import doctor, intervals, measure, seeds, subjects, table
+from keras_diffusion.evaluation.redrawn import Redrawn
 from keras_diffusion.files import replacing_folder
-from keras_diffusion.sampling import redrawing
 
 FORMAT = 1
 _PAIRS = 12  # of the figure of neighbours
@@ -18,7 +17,17 @@ _EPOCHS = 12  # of the classifiers that are trained on generated and on real ima
 
 
 def evaluate(
-    subject, judge, data, folder, *, count, asked, seed=0, train_on_generated=False, say=print
+    subject,
+    judge,
+    data,
+    folder,
+    *,
+    count,
+    asked,
+    seed=0,
+    num_seeds=1,
+    train_on_generated=False,
+    say=print,
 ):
     """Measures a model and writes evaluation.json, confusion.png, neighbours.png and samples.png.
 
@@ -30,6 +39,7 @@ def evaluate(
         count: how many images, as many of each class.
         asked: arguments of `sample` that decide its tableau and guidance, and `redraw`.
         seed: of the images.
+        num_seeds: of as many seeds, from `seed` on, class accuracy and distance are measured; everything else of the first.
         train_on_generated: whether a classifier is trained on them too, which loads TensorFlow.
         say: function of a line.
 
@@ -75,6 +85,10 @@ def evaluate(
     record["frechet_over_floor"] = (
         record["generated"]["frechet_test"]["value"] / record["frechet_floor"]["value"]
     )
+    if num_seeds > 1:
+        record["seeds"] = _others(
+            record, subject, judge, real, labels, num_seeds, redraw=redraw, asked=asked, say=say
+        )
     found, index, distance = measure.memorisation(generated, real)
     record["memorisation"] = found
     if subject.num_classes and subject.network:
@@ -91,61 +105,15 @@ def evaluate(
     return record
 
 
-class Redrawn:
-    """Which images are drawn again, and how many were: a reader that counts what it reads.
-
-    Args:
-        classifier: `Classifier`, or None where every image is drawn once.
-        below: as `sample`'s `redraw`.
-    """
-
-    def __init__(self, classifier, below):
-        self.classifier, self.below, self.read = classifier, below, 0
-
-    @classmethod
-    def of(cls, subject, judge, below):
-        """That of a subject; `below` None is its own.
-
-        Raises:
-            UserError: where the judge is to judge its own choice, or there is no reader.
-        """
-        try:
-            asked = redrawing.wanted(
-                below,
-                subject.find_reader,
-                num_classes=subject.num_classes,
-                usual=subject.redraw,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        if asked is None:
-            return cls(None, 0.0)
-        if asked.reader.hashes & judge.hashes:
-            raise UserError(
-                "reader: expected another classifier than the judge, got it, alone or joined with others"
-            )
-        return cls(asked.reader, asked.below)
-
-    def __call__(self, images):
-        self.read += len(images)
-        return self.classifier.probabilities(images)
-
-    def arguments(self):
-        """Of `sample`."""
-        return {"redraw": self.below, "reader": self} if self.below else {"redraw": 0.0}
-
-    def to_json(self, calls, count):
-        """For evaluation.json: network calls of an image at most and in the mean, of `count` images that were drawn."""
-        if not self.below:
-            return {"network_calls": calls, "network_calls_mean": calls}
-        share = self.read / count - 1
-        return {
-            "redraw": self.below,
-            "reader": self.classifier.sha256,
-            "redrawn": share,
-            "network_calls": 2 * calls,
-            "network_calls_mean": calls * (1 + share),
-        }
+def _others(record, subject, judge, real, labels, count, *, redraw, asked, say):
+    """A row a seed, that of the record first, and their mean and deviation."""
+    rows = [seeds.of_record(record)]
+    first = rows[0]["seed"]
+    for seed in range(first + 1, first + count):
+        say(f"drawing those of seed {seed}")
+        again = redraw.anew()
+        rows.append(seeds.score(subject, judge, real, labels, seed=seed, redraw=again, asked=asked))
+    return {"rows": rows, **seeds.summary(rows)}
 
 
 def _examine(subject, generated, real, scale):

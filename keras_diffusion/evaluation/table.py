@@ -19,6 +19,12 @@ _SHAPES = {
     "kernel": (1000, "{:.3f}"),
     "number": (1, "{:.3f}"),
 }
+_OF_SEEDS = (
+    ("accuracy", "class accuracy", "{:.2%}"),
+    ("frechet", "Fréchet distance from the test set", "{:.4f}"),
+    ("over_floor", "times the floor", "{:.3f}"),
+    ("network_calls_mean", "network calls", "{:.2f}"),
+)
 
 
 def calls(sampling):
@@ -63,6 +69,26 @@ def table(record):
     if trained:
         both = [text(trained[some], "share") for some in ("generated", "real")]
         made.add_row("a classifier trained on them, on the test set", *both)
+    return made
+
+
+def seeds(record):
+    """A line a seed, then their mean and the standard deviation of one.
+
+    Args:
+        record: as evaluation.json, of several seeds.
+
+    Returns:
+        `rich.table.Table`.
+    """
+    columns = [column for column in _OF_SEEDS if column[0] in record["seeds"]["mean"]]
+    found = [(str(row["seed"]), row) for row in record["seeds"]["rows"]]
+    found += [(name, record["seeds"][name]) for name in ("mean", "deviation")]
+    made = Table(title=f"{record['generated']['count']:,} images of each seed")
+    for words in ("seed", *(words for _, words, _ in columns)):
+        made.add_column(words, justify="right")
+    for name, row in found:
+        made.add_row(name, *(shape.format(row[key]) for key, _, shape in columns))
     return made
 
 
