@@ -10,6 +10,7 @@ from keras_diffusion.errors import is_integer
 from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
 from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import few_times
+from keras_diffusion.training import CLASSES
 
 _AT_ONCE = 250  # images whose features are taken, or that are drawn, together
 _RENEWED = 4  # steps after which A is found anew: its root takes long where features are many, and C moves slowly
@@ -29,7 +30,8 @@ class Matching(FewSteps):
     call. While m and C, running averages over the last images, are true, its mean is the Fréchet distance, and its gradient
     the distance's. They are averaged apart: C needs many more images than there are features, since A of an uncertain C is
     too large in the mean, whereas noise in m only averages out, but a late m makes training swing. A is found anew every four steps. Real images enter by m*
-    and C* alone: they are looked at in `adapt`, not in `fit`.
+    and C* alone: they are looked at in `adapt`, not in `fit`. Nor are the labels that `fit` is given: a batch's classes are as
+    often there as among the images of `adapt`, to the nearest whole image, so that no chance in their number moves m and C.
 
     Args:
         network: the student's, as for `DiffusionModel`; one that already draws. What matching changes is little.
@@ -102,8 +104,7 @@ class Matching(FewSteps):
         mean, covariance = self._moments_of(_with_class(real * scale, labels, self.num_classes))
         self._real_mean.assign(mean)
         self._real_root.assign(_root(covariance))
-        chosen = np.random.default_rng(self.seed).choice(len(images), self.window)
-        mean, covariance = self._moments_of(self._drawn(labels[chosen]))
+        mean, covariance = _moments(self._drawn(self.window))
         self._own_mean.assign(mean)
         self._own_covariance.assign(covariance)
         self._map.assign(self._affine())
@@ -161,18 +162,35 @@ class Matching(FewSteps):
         mean, square = seen * mean, square * np.minimum.outer(seen, seen)
         return mean, square - np.outer(mean, mean)
 
-    def _drawn(self, labels):
+    def _drawn(self, count):
         """Features of images that the student draws: float64 [N, F]. Steps below 0 are theirs."""
         draw = tf.function(
             lambda noise, label: self._joint(self._draw(self.sampling_network, noise, label), label)
         )
         found = []
-        for number, part in enumerate(_slices(len(labels))):
-            label = tf.constant(labels[part], tf.int32)
+        for number, part in enumerate(_slices(count)):
             step = tf.constant(-1 - number, tf.int64)
-            noise = self._noise(tf.zeros([len(label), *self.image_shape]), step)
-            found.append(draw(noise, label).numpy())
+            noise = self._noise(tf.zeros([part.stop - part.start, *self.image_shape]), step)
+            found.append(draw(noise, self._classes(tf.shape(noise)[0], step)).numpy())
         return np.concatenate(found)
+
+    def _classes(self, count, step):
+        """Classes of a batch [N], in order, each as often as it is known among real images, and hidden as often as there; zeros without classes.
+
+        Systematic sampling: N equidistant points on the classes' shares laid end to end, from a start that is drawn.
+        """
+        if not self.num_classes:
+            return tf.zeros([count], tf.int32)
+        ends = tf.cumsum(self._real_mean[-self.num_classes :])
+        ends = tf.where(ends > 1 - 1e-9, 1.0, ends)  # of sums that rounding leaves below 1
+        key = self._key(step, CLASSES)
+
+        def points(n):
+            u = tf.random.stateless_uniform([], key, dtype=tf.float64, alg="philox")
+            return (u + tf.range(tf.cast(n, tf.float64), dtype=tf.float64)) / tf.cast(n, tf.float64)
+
+        found = tf.searchsorted(ends, replicas.drawn(points, count), side="right")
+        return tf.cast(found, tf.int32)
 
     def _features(self, images):
         """[N, sum of F_i], as they come."""
@@ -193,6 +211,10 @@ class Matching(FewSteps):
             out = tf.cast(self.denoise(x, time, label, network=network), tf.float32)
             x, x0 = tableau.step(x, x0, out, 0.0, tableau.Row(*row), clip_unit, clip_unit)
         return x
+
+    def _hide(self, label, *, step):
+        """The classes that a step draws, of which some are hidden, in place of those of its images."""
+        return self._classes(tf.shape(label)[0], step)
 
     def _loss(self, network, x0, label, *, step, training):
         found = self._joint(self._draw(network, self._noise(x0, step), label), label)
@@ -285,7 +307,12 @@ def _pixels(images):
 
 
 def _slices(count):
-    return [slice(k, k + _AT_ONCE) for k in range(0, count, _AT_ONCE)]
+    return [slice(k, min(k + _AT_ONCE, count)) for k in range(0, count, _AT_ONCE)]
+
+
+def _moments(features):
+    """Mean [F] and covariance [F, F]."""
+    return features.mean(axis=0), np.cov(features, rowvar=False, bias=True)
 
 
 def _with_class(features, labels, num_classes):

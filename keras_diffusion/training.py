@@ -14,7 +14,7 @@ from keras_diffusion.nn import OneHot, Precondition
 from keras_diffusion.nn.tables import look_up, spread
 from keras_diffusion.sampling import guidance, loop, redrawing, request, samplers
 
-_EPS, _TIME, _DROPOUT, _STREAMS = range(4)
+_EPS, _TIME, CLASSES, _STREAMS = range(4)
 _SHUFFLE = 6  # place of `shuffle` among the arguments of Keras's `fit` after x and y
 
 
@@ -208,7 +208,7 @@ class DiffusionModel(keras.Model):
         return tf.stack([tf.constant(self.seed, tf.int64), step * _STREAMS + stream])
 
     def _hide(self, label, *, step):
-        key = self._key(step, _DROPOUT)
+        key = self._key(step, CLASSES)
         u = replicas.drawn(
             lambda n: tf.random.stateless_uniform([n], key, alg="philox"), tf.shape(label)[0]
         )

@@ -188,6 +188,35 @@ def test_moments_are_those_of_real_features_with_some_classes_hidden(drawer, ima
     np.testing.assert_allclose(found_covariance, second - np.outer(mean, mean), atol=1e-6)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_batch_has_the_classes_as_often_as_real_images_have(drawer, images, dropout):
+    x0, _ = images
+    labels = np.repeat([0, 1, 2], [14, 7, 3])
+    made = make(drawer, (x0, labels), label_dropout=dropout)
+    shares = (1 - dropout) * np.array([14, 7, 3]) / 24
+    expected = np.append(shares, dropout)
+    counts = []
+    for step in range(200):
+        found = made._classes(tf.constant(10), tf.constant(step, tf.int64)).numpy()
+        assert (np.diff(found) >= 0).all()
+        counts.append(np.bincount(found, minlength=NUM_CLASSES + 1))
+        # A share's ends fall between the same two points, or between the next.
+        assert (np.abs(counts[-1] - 10 * expected) < 1).all()
+    np.testing.assert_allclose(np.mean(counts, axis=0), 10 * expected, atol=0.15)
+    even = made._classes(tf.constant(24), tf.constant(5, tf.int64))
+    if not dropout:
+        np.testing.assert_array_equal(even, labels)
+
+
+def test_training_asks_no_label_of_its_images(drawer, images):
+    x0, labels = images
+    both = make(drawer, images), make(drawer, images)
+    for model, given in zip(both, (labels, labels[::-1].copy()), strict=True):
+        model.fit(x0, given, batch_size=24, epochs=2, verbose=0, shuffle=False)
+    for ours, theirs in zip(*(model.weights for model in both), strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
 def test_integer_pixels_are_brought_to_the_unit_interval(drawer, images):
     x0, labels = images
     pixels = np.round(255 * x0).astype(np.uint8)
