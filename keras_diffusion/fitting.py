@@ -3,14 +3,12 @@
 import os
 import platform
 from datetime import UTC, datetime
-from importlib import metadata
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-import keras_diffusion
-from keras_diffusion import building, callbacks, illustrate, pipeline, runs, settings
+from keras_diffusion import building, callbacks, illustrate, pipeline, runs, settings, versions
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sessions import PartSession
@@ -173,7 +171,7 @@ def session_record(from_step):
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
-        "versions": _versions(),
+        "versions": versions.of(_PACKAGES),
         "machine": {
             "cpus": os.cpu_count(),
             "gpus": len(tf.config.list_physical_devices("GPU")),
@@ -229,13 +227,3 @@ def _outcome(run, steps):
 def _number(value):
     """JSON knows neither NaN nor infinity."""
     return float(value) if np.isfinite(value) else None
-
-
-def _versions():
-    versions = {"keras_diffusion": keras_diffusion.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -5,7 +5,8 @@ import pathlib
 import platform
 import resource
 import sys
-from importlib import metadata
+
+from keras_diffusion import versions
 
 _PACKAGES = ("numpy", "tensorflow", "keras", "torch", "onnxruntime")
 
@@ -30,19 +31,8 @@ def describe():
         "cores": onnx_session.cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "load": os.getloadavg()[0],
-        "versions": versions(),
+        "versions": versions.of(_PACKAGES),
     }
-
-
-def versions():
-    """Versions of what is installed of the packages that are measured."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _processor():

@@ -1,15 +1,13 @@
 """A finished run as files that draw without TensorFlow: all of them, checked and compared, or none."""
 
-import importlib
 import json
-import platform
 import shutil
 
 import numpy as np
 import onnx
 
-import keras_diffusion
 from keras_diffusion import spec as specs
+from keras_diffusion import versions
 from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import denoiser, lite, parity, sampler, saved_model, smaller
 from keras_diffusion.files import replacing_folder
@@ -77,7 +75,7 @@ def convert(
         weights_sha256=specs.weights_sha256(network.get_weights()),
         reader=_describe(reader, redraw),
         training=training,
-        versions=_versions(),
+        versions=versions.of(_PACKAGES),
     )
     rows = _rows(model, defaults)
     with replacing_folder(folder, made="parity.json") as beside:
@@ -192,10 +190,3 @@ def _plain_policies(config):
     if isinstance(config, list | tuple):
         return type(config)(_plain_policies(value) for value in config)
     return config
-
-
-def _versions():
-    versions = {"keras_diffusion": keras_diffusion.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:  # by their modules: a distribution may have another name
-        versions[package] = importlib.import_module(package).__version__
-    return versions
