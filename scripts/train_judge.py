@@ -85,8 +85,7 @@ def _trained(options, images):
     cli.load_tensorflow()
     from keras_diffusion.evaluation import judge_training
 
-    verbose = 2 if sys.stdout.isatty() else 0
-    return judge_training.make(images, options.recipe, verbose=verbose)
+    return judge_training.make(images, options.recipe, verbose=2)  # a line an epoch
 
 
 def _joined(options, images):

@@ -47,7 +47,7 @@ def test_a_judge_reads_what_it_says_and_says_how_it_was_made(file):
     assert np.mean(logits.argmax(axis=1) == loaded.y_test) == judge.says["test_accuracy"] >= 0.9
     assert judge.says["recipe"] == {"epochs": 20, "flip": False, "width": 8, "seed": 0}
     assert judge.says["data"]["sha256"] == loaded.identity()["sha256"]
-    assert judge.sha256 in done.stdout
+    assert judge.sha256 in done.stdout and "Epoch 20/20" in done.stdout
 
 
 @pytest.fixture
