@@ -60,18 +60,18 @@ def test_the_same_images(packages, file, repo, package):
     assert np.abs(images - expected).max() < 1e-4
 
 
-def readme(repo, language):
-    """The README's code around sampler.onnx in a language."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
+def documented(repo, language):
+    """The code around sampler.onnx in docs/shipping.md in a language."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (repo / "docs" / "shipping.md").read_text(), re.DOTALL)
     (code,) = [block for block in blocks if "sampler.onnx" in block]
     return code
 
 
-def test_the_readmes_javascript(packages, file, repo):
+def test_the_documented_javascript(packages, file, repo):
     shutil.copy(file, packages / "sampler.onnx")
     show = "\nconsole.log(...images.dims, images.data.reduce((a, b) => a + b));\n"
-    (packages / "readme.mjs").write_text(readme(repo, "js") + show)
-    done = subprocess.run(["node", "readme.mjs"], cwd=packages, capture_output=True, text=True)
+    (packages / "documented.mjs").write_text(documented(repo, "js") + show)
+    done = subprocess.run(["node", "documented.mjs"], cwd=packages, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
     *dims, total = map(float, done.stdout.split())
     assert dims == [3, *IMAGE_SHAPE]
@@ -79,9 +79,9 @@ def test_the_readmes_javascript(packages, file, repo):
     assert abs(total - expected.sum()) < 1e-2
 
 
-def test_the_readmes_python(file, repo, monkeypatch):
+def test_the_documented_python(file, repo, monkeypatch):
     monkeypatch.chdir(file.parent)
     names = {}
-    exec(readme(repo, "python"), names)
+    exec(documented(repo, "python"), names)
     expected = onnx_model.load(file).sample([0, 1, 2], guidance_scale=5.0)
     assert np.abs(names["images"] - expected).max() < 1e-6

@@ -7,7 +7,7 @@ import numpy as np
 from keras_diffusion.errors import is_integer, is_number, shown
 
 FEW_STEPS = 10  # of a student
-NUM_STEPS = 20  # unless told otherwise: more read no better (README, "Which sampler")
+NUM_STEPS = 20  # unless told otherwise: more read no better (docs/quality.md, "Which sampler")
 
 
 def spaced_times(schedule, num_steps=None, *, spacing="uniform", strength=1.0):
