@@ -62,7 +62,9 @@ def test_the_same_images(packages, file, repo, package):
 
 def documented(repo, language):
     """The code around sampler.onnx in docs/shipping.md in a language."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", (repo / "docs" / "shipping.md").read_text(), re.DOTALL)
+    blocks = re.findall(
+        rf"```{language}\n(.*?)```", (repo / "docs" / "shipping.md").read_text(), re.DOTALL
+    )
     (code,) = [block for block in blocks if "sampler.onnx" in block]
     return code
 

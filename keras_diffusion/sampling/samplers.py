@@ -158,7 +158,7 @@ SAMPLERS = {
     "euler": euler,
     "midpoint": midpoint,
 }
-SPACING = dict.fromkeys(SAMPLERS, "uniform")  # each one's own; no other read better (docs/quality.md)
+SPACING = dict.fromkeys(SAMPLERS, "uniform")  # no other read better (docs/quality.md)
 
 
 GUIDANCE_SCALE = 5.0  # unless told otherwise, with classes; the course's
