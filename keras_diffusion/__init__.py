@@ -16,6 +16,7 @@ _HOME = {
     "distill": "distillation",
     "Matching": "matching",
     "match": "matching",
+    "from_onnx": "exporting.restore",
     "Backup": "backup",
     "GuidanceDoctor": "callbacks",
     "training_batches": "pipeline",

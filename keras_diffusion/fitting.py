@@ -182,7 +182,7 @@ def session_record(from_step):
 
 
 def describe(network, model=None):
-    """What run.json says of a network, and of the model that trains it."""
+    """What run.json says of a network, and of the model that trains it, with its optimizer where it is compiled."""
     described = {
         "network": network.name,
         "parameters": sum(int(np.prod(w.shape)) for w in network.trainable_weights),
@@ -196,8 +196,9 @@ def describe(network, model=None):
             "min_snr": model.min_snr,
             "data_std": model.data_std,
             "stratified": model.stratified,
-            "optimizer": keras.saving.serialize_keras_object(model.optimizer),
         }
+    if getattr(model, "optimizer", None) is not None:
+        described["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)
     return described
 
 

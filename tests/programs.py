@@ -23,6 +23,7 @@ FILES = {
     "report": "scripts/report.py",
     "train_judge": "scripts/train_judge.py",
     "convert": "export/convert.py",
+    "restore": "export/restore.py",
     "export": "export/sample.py",
 }
 MODULE = "keras_diffusion.sampling"  # the program that is no file

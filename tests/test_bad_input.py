@@ -569,6 +569,16 @@ CONVERT = [
     ("run --reader=no.onnx", "no.onnx: expected an ONNX file, found none"),
     ("run --reader=model.onnx", "model.onnx: expected a classifier"),
 ]
+RESTORE = [
+    ("", "--out"),
+    ("--out=", "--out: expected a name, got ''"),
+    ("--out=theirs", "--out: expected a new folder, got theirs, which is there"),
+    ("--out=text.txt", "--out: expected a new folder, got text.txt, which is there"),
+    ("no.onnx --out=new", "no.onnx: expected an ONNX file, found none"),
+    ("judge.onnx --out=new", "judge.onnx: expected a file that export/convert.py wrote"),
+    ("model.onnx --out=new", "got one without its settings"),
+    ("onnx/cut.onnx --out=new", "onnx/cut.onnx: expected a file that onnxruntime can load"),
+]
 SAMPLE = [
     ("", "RUN"),
     ("no", "got 'no', which has no run.json"),
@@ -621,7 +631,7 @@ def rows():
             yield program, [first, arguments], words
     for k, (arguments, words) in enumerate(ONNX_ONLY):
         yield (MODULE, "export")[k % 2], ["model.onnx", *arguments.split()], words
-    listed = {"fit": FIT, "evaluate": EVALUATE, "report": REPORT, "train_judge": TRAIN_JUDGE, "convert": CONVERT, "sample": SAMPLE, "distill": DISTILL}  # fmt: skip
+    listed = {"fit": FIT, "evaluate": EVALUATE, "report": REPORT, "train_judge": TRAIN_JUDGE, "convert": CONVERT, "restore": RESTORE, "sample": SAMPLE, "distill": DISTILL}  # fmt: skip
     for program, cases in listed.items():
         for arguments, words in cases:
             yield program, arguments.split(), words

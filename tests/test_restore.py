@@ -1,0 +1,168 @@
+"""A denoiser.onnx becomes the Keras model that it was made of, and a run."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import samples
+from conftest import one_line, roughen
+
+import keras_diffusion as kd
+from keras_diffusion import building, runs, settings
+from keras_diffusion import spec as specs
+from keras_diffusion.errors import UserError
+from keras_diffusion.exporting import denoiser, smaller
+from keras_diffusion.sampling import onnx_model
+
+SHAPE = (8, 8, 1)
+
+
+class Images:
+    """What a recipe's network depends on."""
+
+    name, image_shape, num_classes = "squares", SHAPE, 3
+
+    @staticmethod
+    def moments():
+        return 0.21, 0.37
+
+
+def trained(**given):
+    """A model as fit.py trains it, no weight at its first value, and its settings."""
+    asked = settings.resolve({"width": 4, **given})
+    model = building.model(
+        asked.course, Images, width=4, ema_decay=None, seed=0, steps_per_epoch=1, epochs=1
+    )
+    for layer in model.network.layers:
+        if hasattr(layer, "layers"):
+            roughen(layer)
+    roughen(model.network)
+    return model, asked
+
+
+def export(model, asked, path, *, precision="float32", **changes):
+    """Writes its denoiser.onnx, without what convert.py compares."""
+    told = {"settings": settings.to_json(asked), "title": "t", "parts": ["2.5"], "steps": 7}
+    spec = specs.Spec(
+        kind="denoiser",
+        schedule=model.schedule.to_config(),
+        prediction=model.prediction,
+        image_shape=SHAPE,
+        num_classes=model.num_classes,
+        class_names=[f"class {k}" for k in range(model.num_classes)],
+        defaults={"num_steps": 3},
+        precision=precision,
+        **{"training": told, **changes},
+    )
+    graph = denoiser.to_onnx(model.network, denoiser.signature(model))
+    if precision != "float32":
+        graph = smaller.shrink(graph, precision)
+    onnx.helper.set_model_props(graph, {specs.KEY: spec.to_json()})
+    onnx.save(graph, path)
+    return path
+
+
+RUNS = [
+    ({"part": "2.2"}, "float32"),
+    ({"part": "2.5"}, "float16"),
+    ({"part": "2.2", "edition": "flow"}, "float32"),
+    ({"part": "2.5", "recipe": "best"}, "int8"),
+]
+
+
+@pytest.mark.parametrize(("given", "precision"), RUNS, ids=str)
+def test_the_model_is_the_files(tmp_path, given, precision):
+    model, asked = trained(**given)
+    path = export(model, asked, tmp_path / "denoiser.onnx", precision=precision)
+    again, file = kd.from_onnx(path), onnx_model.load(path)
+    labels = {"labels": [0, 1, 2, 3]} if model.num_classes else {"num_images": 4}
+    ours = again.sample(**labels, seed=5)
+    np.testing.assert_allclose(ours, file.sample(**labels, seed=5), atol=1e-4)
+    assert ours.std() > 0.02
+    if precision == "float32":
+        theirs = model.sample(**labels, seed=5, num_steps=3, guidance_scale=1.0)
+        np.testing.assert_allclose(again.sample(**labels, seed=5, guidance_scale=1.0), theirs, atol=1e-4)  # fmt: skip
+    for name in ("prediction", "data_std", "stratified", "label_dropout", "min_snr"):
+        expected = getattr(model, name)
+        assert getattr(again, name) == (pytest.approx(expected) if name == "data_std" else expected)
+    assert again.schedule.to_config() == model.schedule.to_config()
+    assert again.sampling["num_steps"] == 3
+
+
+def test_it_is_trained_on(tmp_path, images):
+    model, asked = trained(part="2.5", recipe="best")
+    again = kd.from_onnx(export(model, asked, tmp_path / "denoiser.onnx"))
+    again.compile(optimizer="adam")
+    before = again.network.get_weights()
+    first, *_, last = again.fit(*images, batch_size=24, epochs=40, verbose=0).history["loss"]
+    assert last < first
+    moved = [np.abs(a - b).max() for a, b in zip(before, again.network.get_weights(), strict=True)]
+    held = {w.path.split("/")[-1] for w, far in zip(again.network.weights, moved, strict=True) if not far}  # fmt: skip
+    assert held <= {"bias"}  # those that BatchNorm cancels
+
+
+def test_what_ships_becomes_a_run_that_draws_the_same(tmp_path, repo):
+    def call(*words, status=0):
+        words = [sys.executable, *words]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        return done
+
+    program = repo / "export" / "restore.py"
+    assert call(program, "--out", "digits").stdout == "run: digits\n"
+    draw = ("--labels", "0,7", "--per-label", "2", "--seed", "3", "--redraw", "0")
+    call(repo / "scripts" / "sample.py", "digits", *draw[:-2], "--out", "ours.npy")
+    call("-m", "keras_diffusion.sampling", *draw, "--out", "theirs.npy")
+    ours, theirs = (np.load(tmp_path / name) for name in ("ours.npy", "theirs.npy"))
+    assert np.abs(ours - theirs).mean() < 0.01  # the run's precision is bfloat16
+    run, record = runs.finished(tmp_path / "digits")
+    shipped = onnx_model.load().spec
+    assert record["restored"] == {
+        "weights_sha256": shipped.weights_sha256,
+        "precision": shipped.precision,
+    }
+    assert record["settings"] == shipped.training["settings"] and record["sessions"] == []
+    assert runs.class_names(record, 10) == list("0123456789")
+    refused = call(program, "--out", "digits", status=2)
+    assert (
+        refused.stderr == "restore.py: --out: expected a new folder, got digits, which is there\n"
+    )
+    assert json.loads(run.record_file.read_text()) == record
+
+
+def test_other_files_are_refused(tmp_path):
+    model, asked = trained(part="2.5")
+    path = tmp_path / "denoiser.onnx"
+    (tmp_path / "judge.onnx").write_bytes(samples.judged(samples.judge_says()))
+    with pytest.raises(UserError, match="expected a file that export/convert.py wrote"):
+        kd.from_onnx(tmp_path / "judge.onnx")
+    for told, message in (
+        ({}, "expected a file of a run of fit.py or distill.py, got one without its settings"),
+        ({"settings": {"part": "2.5"}}, "expected the settings of a run of fit.py"),
+        ({"settings": settings.to_json(asked) | {"part": "9"}}, "got '9'"),
+        ({"settings": settings.to_json(asked) | {"width": 8}}, "expected the graph of"),
+        ({"settings": settings.to_json(asked) | {"recipe": "best"}}, "expected what its run's"),
+    ):
+        export(model, asked, path, training=told)
+        with pytest.raises(UserError, match=message) as error:
+            kd.from_onnx(path)
+        assert str(path) in one_line(error)
+
+
+def test_a_network_that_computes_something_else_is_refused(tmp_path):
+    """A graph may be alike and not the same; here another function stands where GELU was."""
+    model, asked = trained(part="2.2")
+    path = export(model, asked, tmp_path / "denoiser.onnx")
+    file = onnx.load(path)
+    (root,) = (
+        weight
+        for weight in file.graph.initializer
+        if np.array_equal(onnx.numpy_helper.to_array(weight), np.float32(2**0.5))
+    )
+    root.CopyFrom(onnx.numpy_helper.from_array(np.float32(1.2), root.name))
+    onnx.save(file, path)
+    with pytest.raises(UserError, match="expected a network whose outputs are the file's"):
+        kd.from_onnx(path)
