@@ -181,8 +181,10 @@ class Matching(FewSteps):
         """
         if not self.num_classes:
             return tf.zeros([count], tf.int32)
-        ends = tf.cumsum(self._real_mean[-self.num_classes :])
-        ends = tf.where(ends > 1 - 1e-9, 1.0, ends)  # of sums that rounding leaves below 1
+        ends = tf.cumsum(self._real_mean.value[-self.num_classes :])
+        ends = tf.where(
+            ends > 1 - 1e-9, tf.ones_like(ends), ends
+        )  # of sums that rounding leaves below 1
         key = self._key(step, CLASSES)
 
         def points(n):

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import samples
 import tensorflow as tf
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, under_policy
 
 import keras_diffusion as kd
 from keras_diffusion import runs, schedules
@@ -248,6 +248,23 @@ def test_training_brings_images_closer_and_remembers_how_they_are(drawer, images
     drawn = made._draw(made.network, tf.constant(noise), tf.constant(many, tf.int32))
     now = made._joint(drawn, tf.constant(many, tf.int32)).numpy().mean(axis=0)
     np.testing.assert_allclose(made._own_mean.numpy(), now, atol=0.15)
+
+
+def test_a_network_of_mixed_precision_is_matched(images):
+    """The moments, and the classes' shares among them, stay in double precision."""
+
+    def draws():
+        network = make_unet(num_classes=NUM_CLASSES)
+        return kd.DiffusionModel(network, SCHEDULE, prediction="v", ema_decay=None)
+
+    half = under_policy("mixed_bfloat16", draws)
+    made = make(half, images)
+    made.compile(optimizer=keras.optimizers.Adam(1e-3))
+    found = made.fit(*images, batch_size=24, epochs=2, verbose=0).history["loss"]
+    assert "bfloat16" in {layer.compute_dtype for layer in made.network.layers}
+    assert np.isfinite(found).all()
+    shares = made._classes(tf.constant(24), tf.constant(0, tf.int64)).numpy()
+    np.testing.assert_array_equal(np.bincount(shares), [8, 8, 8])
 
 
 def test_looking_changes_nothing(drawer, images):
