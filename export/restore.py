@@ -11,15 +11,17 @@ import sys
 
 from keras_diffusion import cli, runs
 from keras_diffusion.errors import UserError
-from keras_diffusion.exporting import restorable
-from keras_diffusion.sampling import onnx_model
 
 
 def parse(arguments):
     """The command line."""
     parser = cli.Parser(prog="restore.py", description=__doc__)
     parser.add_argument(
-        "file", nargs="?", metavar="FILE.onnx", help="(the model that comes with the package)"
+        "file",
+        nargs="?",
+        type=cli.name,
+        metavar="FILE.onnx",
+        help="(the model that comes with the package)",
     )
     parser.add_argument("--out", type=cli.name, required=True, help="folder of the run, a new one")
     return parser.parse_args(arguments)
@@ -31,20 +33,15 @@ def main():
     if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
         raise UserError(f"--out: expected a new folder, got {run.folder}, which is there")
     cli.need("onnxruntime", extra="onnx")
-    path = options.file or onnx_model.SHIPPED
-    restorable.open_file(path)  # before TensorFlow is loaded
-    cli.need("tensorflow", "filelock", extra="train")
     cli.need("onnx", "tf2onnx", extra="export")
+    from keras_diffusion.exporting import restorable
+
+    restorable.open_file(options.file)  # before TensorFlow is loaded
+    cli.need("tensorflow", "filelock", extra="train")
     cli.load_tensorflow()
     from keras_diffusion.exporting import restore
 
-    run.create()
-    with run.held():
-        try:
-            restore.write_run(path, run, command=shlex.join(["python", *sys.argv]))
-        except UserError:
-            run.remove_if_empty()
-            raise
+    restore.make_run(options.file, run, command=shlex.join(["python", *sys.argv]))
     print(f"run: {run.folder}")
     return 0
 

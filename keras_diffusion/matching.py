@@ -314,7 +314,7 @@ def _slices(count):
 
 def _moments(features):
     """Mean [F] and covariance [F, F]."""
-    return features.mean(axis=0), np.cov(features, rowvar=False, bias=True)
+    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False, bias=True))
 
 
 def _with_class(features, labels, num_classes):

@@ -31,6 +31,7 @@ from keras_diffusion import spec as specs
 from keras_diffusion.data import files
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import sweep
+from keras_diffusion.exporting import restorable
 from keras_diffusion.report import found, page, words
 from keras_diffusion.sampling import onnx_bytes, onnx_classifier, onnx_model, samplers
 from keras_diffusion.schedules import linear_schedule
@@ -268,6 +269,13 @@ def test_spec(file, says):
         opened.weights(plan, None)
         opened.sample([0, opened.spec.num_classes], num_steps=2)
         opened.plan()
+
+
+@fuzz(100, data=damaged(samples.denoiser(samples.spec() | {"training": samples.record()})))
+def test_a_file_that_is_to_be_trained_on(file, data):
+    """Whatever it says, and whatever its graph is; numbers that are too few are what ends it at last."""
+    with refused():
+        restorable.open_file(file("d.onnx", data))
 
 
 @fuzz(100, text=st.text(max_size=50) | damaged(text_of(samples.spec())).map(lambda b: b.decode("utf-8", "replace")))  # fmt: skip

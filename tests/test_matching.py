@@ -188,6 +188,35 @@ def test_moments_are_those_of_real_features_with_some_classes_hidden(drawer, ima
     np.testing.assert_allclose(found_covariance, second - np.outer(mean, mean), atol=1e-6)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_the_moments_begin_as_those_of_what_is_drawn(drawer, images, dropout):
+    made = make(drawer, images, label_dropout=dropout)
+    step = tf.constant(-1, tf.int64)
+    labels = made._classes(tf.constant(48), step)
+    noise = made._noise(tf.zeros([48, *IMAGE_SHAPE]), step)
+    drawn = made._draw(made.sampling_network, noise, labels)
+    seen = np.concatenate([np.asarray(f) for f in made.features(drawn, training=False)], axis=1)
+    real = np.concatenate([np.asarray(f) for f in made.features(images[0], training=False)], axis=1)
+    scale = [1 / np.sqrt(real[:, :4].var(axis=0).sum())] * 4 + [1 / real[:, 4].std()]
+    known = np.eye(NUM_CLASSES + 1)[labels][:, :NUM_CLASSES]
+    assert (known.sum(axis=1) == 0).sum() == 48 * dropout
+    found = np.concatenate([seen * scale, known], axis=1)
+    np.testing.assert_allclose(made._own_mean.numpy(), found.mean(axis=0), atol=1e-5)
+    covariance = np.cov(found, rowvar=False, bias=True)
+    np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-5)
+
+
+def test_one_feature_without_classes_is_matched(images):
+    network = make_unet(conditioning="multiply")
+    flow = kd.DiffusionModel(network, schedules.flow_schedule(T), prediction="flow", ema_decay=None)
+    x = keras.Input(IMAGE_SHAPE)
+    brightness = keras.Model(x, keras.ops.mean(x, axis=(1, 2)))
+    made = kd.match(flow, brightness, spacing=TIMES, window=30)
+    made.adapt(images[0])
+    assert made._own_covariance.shape == (1, 1)
+    assert made._own_covariance.numpy() > 0
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_batch_has_the_classes_as_often_as_real_images_have(drawer, images, dropout):
     x0, _ = images

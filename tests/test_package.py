@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 
+import numpy as np
 import pytest
 
 import keras_diffusion
+from keras_diffusion import versions
 
 
 def python(code):
@@ -15,6 +18,19 @@ def python(code):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
+
+
+def test_versions_are_of_what_is_here_under_whichever_name(monkeypatch):
+    found = versions.of(("numpy", "PIL", "no-such-package"))
+    assert found["keras_diffusion"] == keras_diffusion.__version__ and found["numpy"] == np.__version__
+    assert found["PIL"] == metadata.version("pillow") and "no-such-package" not in found
+    # onnxruntime-gpu brings onnxruntime, which needn't be loaded.
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    gpu = {"onnxruntime": ["onnxruntime-gpu"]}
+    monkeypatch.setattr(versions.metadata, "packages_distributions", lambda: gpu)
+    monkeypatch.setattr(versions.metadata, "version", lambda name: {"onnxruntime-gpu": "1.31"}[name])
+    monkeypatch.setattr(versions.metadata, "PackageNotFoundError", KeyError)
+    assert versions.of(("onnxruntime",))["onnxruntime"] == "1.31"
 
 
 def test_importing_it_loads_neither_tensorflow_nor_keras():

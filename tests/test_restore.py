@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import samples
+import tensorflow as tf
 from conftest import one_line, roughen
 
 import keras_diffusion as kd
 from keras_diffusion import building, runs, settings
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
-from keras_diffusion.exporting import denoiser, smaller
+from keras_diffusion.exporting import denoiser, restorable, smaller
 from keras_diffusion.sampling import onnx_model
 
 SHAPE = (8, 8, 1)
@@ -95,13 +96,21 @@ def test_the_model_is_the_files(tmp_path, given, precision):
 def test_it_is_trained_on(tmp_path, images):
     model, asked = trained(part="2.5", recipe="best")
     again = kd.from_onnx(export(model, asked, tmp_path / "denoiser.onnx"))
+    x0 = tf.constant(again.sample(np.arange(120) % 3, seed=9))
+    labels = tf.constant(np.arange(120, dtype=np.int32) % 3)
+    # What normalizes by its batch is what normalizes by what it has seen.
+    losses = [
+        float(again._loss(again.network, x0, labels, step=tf.constant(0, tf.int64), training=on))
+        for on in (False, True)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
     again.compile(optimizer="adam")
     before = again.network.get_weights()
     first, *_, last = again.fit(*images, batch_size=24, epochs=40, verbose=0).history["loss"]
     assert last < first
-    moved = [np.abs(a - b).max() for a, b in zip(before, again.network.get_weights(), strict=True)]
-    held = {w.path.split("/")[-1] for w, far in zip(again.network.weights, moved, strict=True) if not far}  # fmt: skip
-    assert held <= {"bias"}  # those that BatchNorm cancels
+    for weight, was in zip(again.network.weights, before, strict=True):
+        cancelled = weight.path.endswith("_bn/bias")  # by BatchNorm
+        assert cancelled == (weight.numpy() == was).all(), weight.path
 
 
 def test_what_ships_becomes_a_run_that_draws_the_same(tmp_path, repo):
@@ -150,6 +159,48 @@ def test_other_files_are_refused(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             kd.from_onnx(path)
         assert str(path) in one_line(error)
+
+
+def test_a_refused_file_leaves_no_folder(tmp_path, repo):
+    model, asked = trained(part="2.5")
+    told = {"settings": settings.to_json(asked) | {"recipe": "course", "width": 3}}
+    export(model, asked, tmp_path / "other.onnx", training=told)
+    done = subprocess.run(
+        [sys.executable, repo / "export" / "restore.py", "other.onnx", "--out", "new"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "other.onnx: expected the graph of" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["other.onnx"]
+
+
+def test_a_file_that_claims_a_large_network_is_refused_before_one_is_made(tmp_path):
+    model, asked = trained(part="2.5")
+    told = {"settings": settings.to_json(asked) | {"width": 512}}
+    path = export(model, asked, tmp_path / "denoiser.onnx", training=told)
+    with pytest.raises(UserError, match="weights and more of a network of width 512, got"):
+        restorable.open_file(path)
+
+
+@pytest.mark.parametrize("field", ["data", "settings", "distilled"])
+def test_what_a_file_says_of_its_training_is_checked(tmp_path, field):
+    model, asked = trained(part="2.5")
+    told = {"settings": settings.to_json(asked), field: ["text"]}
+    path = export(model, asked, tmp_path / "denoiser.onnx", training=told)
+    with pytest.raises(UserError, match=f"expected training.{field} to be an object"):
+        restorable.open_file(path)
+
+
+def test_a_network_for_images_of_no_contrast_is_refused(tmp_path):
+    model, asked = trained(part="2.5", recipe="best")
+    path = export(model, asked, tmp_path / "denoiser.onnx")
+    file = onnx.load(path)
+    for weight in file.graph.initializer:
+        if np.array_equal(onnx.numpy_helper.to_array(weight), np.float32(0.37)):
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.float32(np.nan), weight.name))
+    onnx.save(file, path)
+    with pytest.raises(UserError, match="denoiser.onnx: expected what its run's settings say; std"):
+        kd.from_onnx(path)
 
 
 def test_a_network_that_computes_something_else_is_refused(tmp_path):

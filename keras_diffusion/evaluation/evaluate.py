@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from keras_diffusion import cli, figures
 from keras_diffusion.evaluation import doctor, intervals, measure, seeds, subjects, table
 from keras_diffusion.evaluation.redrawn import Redrawn
-from keras_diffusion.files import replacing_folder
+from keras_diffusion.files import replacing, replacing_folder
 
 FORMAT = 1
 _PAIRS = 12  # of the figure of neighbours
@@ -39,7 +40,7 @@ def evaluate(
         count: how many images, as many of each class.
         asked: arguments of `sample` that decide its tableau and guidance, and `redraw`.
         seed: of the images.
-        num_seeds: of as many seeds, from `seed` on, class accuracy and distance are measured; everything else of the first.
+        num_seeds: of as many seeds, from `seed` on, class accuracy and distance are measured, each written when it is there; everything else of the first.
         train_on_generated: whether a classifier is trained on them too, which loads TensorFlow.
         say: function of a line.
 
@@ -85,10 +86,6 @@ def evaluate(
     record["frechet_over_floor"] = (
         record["generated"]["frechet_test"]["value"] / record["frechet_floor"]["value"]
     )
-    if num_seeds > 1:
-        record["seeds"] = _others(
-            record, subject, judge, real, labels, num_seeds, redraw=redraw, asked=asked, say=say
-        )
     found, index, distance = measure.memorisation(generated, real)
     record["memorisation"] = found
     if subject.num_classes and subject.network:
@@ -99,21 +96,23 @@ def evaluate(
     if train_on_generated:
         record["train_on_generated"] = _train(generated, real, data, say)
     with replacing_folder(folder, made="evaluation.json") as beside:
-        text = json.dumps(record, indent=2)
-        (beside / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        _write(record, beside / "evaluation.json")
         _draw(beside, subject, generated, real, record, index, distance)
+    rows = [seeds.of_record(record)]
+    for other in range(seed + 1, seed + num_seeds):
+        say(f"drawing those of seed {other}")
+        again = redraw.anew()
+        rows.append(
+            seeds.score(subject, judge, real, labels, seed=other, redraw=again, asked=asked)
+        )
+        record["seeds"] = {"rows": rows, **seeds.summary(rows)}
+        with replacing(pathlib.Path(folder, "evaluation.json")) as beside:
+            _write(record, beside)
     return record
 
 
-def _others(record, subject, judge, real, labels, count, *, redraw, asked, say):
-    """A row a seed, that of the record first, and their mean and deviation."""
-    rows = [seeds.of_record(record)]
-    first = rows[0]["seed"]
-    for seed in range(first + 1, first + count):
-        say(f"drawing those of seed {seed}")
-        again = redraw.anew()
-        rows.append(seeds.score(subject, judge, real, labels, seed=seed, redraw=again, asked=asked))
-    return {"rows": rows, **seeds.summary(rows)}
+def _write(record, path):
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _examine(subject, generated, real, scale):

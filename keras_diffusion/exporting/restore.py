@@ -2,32 +2,33 @@
 
 import keras
 import numpy as np
-import onnx
 import tensorflow as tf
-from onnx import numpy_helper
 
 from keras_diffusion import building, fitting
 from keras_diffusion.errors import UserError
-from keras_diffusion.exporting import convert, denoiser
-from keras_diffusion.exporting.restorable import open_file
+from keras_diffusion.exporting import convert, denoiser, restorable
 from keras_diffusion.files import replacing
-from keras_diffusion.nn.blocks import BatchNorm
+from keras_diffusion.nn.blocks import BatchNorm, watching
 from keras_diffusion.runs import DISTILLED
-from keras_diffusion.sampling import onnx_model
 from keras_diffusion.training import DiffusionModel
 
 TOLERANCE = 1e-3  # of a call's outputs, between the file and what is made of it
 _MEAN, _STD = 0.3437, 0.2719  # of a template: numbers that stand nowhere else in a graph
 # Of a convolution's kernel, transposed or not, as ONNX and as Keras have it.
 _FROM_ONNX, _TO_ONNX = (2, 3, 1, 0), (3, 2, 0, 1)
+_LOOKED_AT, _TIMES = (
+    100,
+    8,
+)  # images that BatchNorm's statistics are taken from, each at so many times
 
 
 def from_onnx(path=None):
     """A file that export/convert.py wrote as a `DiffusionModel`; by default the model that comes with the package.
 
-    It draws what the file draws, to rounding, and is trained on like any other: `compile`, `fit`, `kd.distill`, `kd.match`.
-    Its weights are the averaged ones, as the file stores them (in 8 bits no longer to the bit what was trained), and
-    BatchNorm is in the convolutions: its gamma and moving variance are 1. A reader isn't part of it.
+    It draws what the file draws where nothing is drawn again, to rounding, and is trained on like any other: `compile`, `fit`,
+    `kd.distill`, `kd.match`. Its weights are the averaged ones, as the file stores them (in 8 bits no longer to the bit what was
+    trained). A file has BatchNorm within the convolutions, without the statistics that training with batch statistics needs: they
+    are taken anew from a hundred images that the model draws. A reader isn't part of it.
 
     Args:
         path: of a denoiser.onnx, of any precision, of a run of fit.py or distill.py.
@@ -43,51 +44,75 @@ def from_onnx(path=None):
         >>> model.compile(optimizer=keras.optimizers.Adam(1e-4))
         >>> model.fit(images, labels, epochs=1)
     """
-    path = onnx_model.SHIPPED if path is None else path
-    exported, asked = open_file(path)
-    try:
-        template = _model(asked, exported.spec, _MEAN, _STD)
-    except ValueError as error:
-        raise UserError(f"{path}: expected what its run's settings say; {error}") from None
-    _make_recognizable(template.network)
-    slots = _slots(template, onnx.load(path).graph, path)
-    mean, std = (_number(slots, number) for number in (_MEAN, _STD))
-    model = _model(asked, exported.spec, mean, std)
-    model.network.set_weights([_found(weight, slots, path) for weight in template.network.weights])
-    _compare(model, exported, path)
-    return model
+    return _restored(restorable.open_file(path))
 
 
-def write_run(path, run, *, command):
+def make_run(path, run, *, command):
     """Writes the folder of a finished run with what `from_onnx` finds, in the precision that the file's run had.
 
     Args:
         path: as for `from_onnx`.
-        run: `runs.Run`, its folders made.
+        run: `runs.Run` of a folder that isn't there yet.
         command: the command line that did it, for run.json.
 
     Raises:
-        UserError: as `from_onnx`.
+        UserError: as `from_onnx`, or where the folder can't be made. Then nothing is left of it.
     """
-    exported, asked = open_file(path)
-    keras.config.set_dtype_policy(asked.precision)
-    model = from_onnx(path)
-    spec, told = exported.spec, exported.spec.training
-    with replacing(run.model) as beside:
-        model.save(beside)
-    run.write(
-        {
-            **{name: told[name] for name in ("title", "parts", "steps", DISTILLED) if name in told},
-            "settings": told["settings"],
-            "data": {**told.get("data", {}), "class_names": list(spec.class_names)},
-            "command": command,
-            "sessions": [],
-            "restored": {"weights_sha256": spec.weights_sha256, "precision": spec.precision},
-            **fitting.describe(model.network, model),
-            "figures": [],
-            "status": "finished",
-        }
-    )
+    file = restorable.open_file(path)
+    keras.config.set_dtype_policy(file.asked.precision)
+    model = _restored(file)
+    run.create()
+    try:
+        with run.held(), replacing(run.model) as beside:
+            model.save(beside)
+        run.write(_record(file.exported.spec, model, command))
+    except BaseException:
+        run.remove_if_empty()
+        raise
+
+
+def _record(spec, model, command):
+    """What run.json says."""
+    told = spec.training
+    names = {"class_names": list(spec.class_names)} if spec.class_names else {}
+    return {
+        **{name: told[name] for name in ("title", "parts", "steps", DISTILLED) if name in told},
+        "settings": told["settings"],
+        "data": {**told.get("data", {}), **names},
+        "command": command,
+        "sessions": [],
+        "restored": {"weights_sha256": spec.weights_sha256, "precision": spec.precision},
+        **fitting.describe(model.network, model),
+        "figures": [],
+        "status": "finished",
+    }
+
+
+def _restored(file):
+    """The model of a `Restorable`."""
+    spec = file.exported.spec
+    try:
+        template = _model(file.asked, spec, _MEAN, _STD)
+        _make_recognizable(template.network)
+        slots = _slots(template, file)
+        mean, std = (_number(slots, number) for number in (_MEAN, _STD))
+        model = _model(file.asked, spec, mean, std)
+    except ValueError as error:  # a UserError is one
+        told = (
+            error
+            if isinstance(error, _Refused)
+            else f"expected what its run's settings say; {error}"
+        )
+        raise UserError(f"{file.path}: {told}") from None
+    weights = [_found(weight, slots, file.path) for weight in template.network.weights]
+    model.network.set_weights(weights)
+    _compare(model, file)
+    _settle(model)
+    return model
+
+
+class _Refused(UserError):
+    """What a file was expected to have, without its name."""
 
 
 class _Images:
@@ -144,48 +169,23 @@ def _make_recognizable(network):
             layer.moving_variance.assign(np.full(layer.gamma.shape, 1 - layer.epsilon))
 
 
-def _slots(template, graph, path):
+def _slots(template, file):
     """Pairs of arrays: what a template's graph has in a place, and what the file's graph has there.
 
     Raises:
-        UserError: where the two graphs aren't alike.
+        _Refused: where the two graphs aren't alike.
     """
     network = convert.in_float32(template.network)
-    own = _constants(denoiser.to_onnx(network, denoiser.signature(template)).graph)
-    theirs = _constants(graph)
+    graph = denoiser.to_onnx(network, denoiser.signature(template)).graph
+    own, theirs = restorable.constants(graph), file.nodes
     alike = [kind for kind, _ in own] == [kind for kind, _ in theirs]
     pairs = [pair for (_, a), (_, b) in zip(own, theirs, strict=False) for pair in zip(a, b, strict=False)]  # fmt: skip
     pairs = [(a, b) for a, b in pairs if a is not None and b is not None]
     if not alike or any(a.shape != b.shape for a, b in pairs):
-        raise UserError(
-            f"{path}: expected the graph of {template.network.name} as this version exports it, got another"
+        raise _Refused(
+            f"expected the graph of {template.network.name} as this version exports it, got another"
         )
     return pairs
-
-
-def _constants(graph):
-    """Each node's kind and inputs, as arrays where they are known, on the way from the output back: an order that names and versions don't change."""
-    known = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
-    makers = {}
-    for node in graph.node:
-        inputs = [known.get(name) for name in node.input]
-        if node.op_type in _UNPACKING and all(array is not None for array in inputs):
-            known[node.output[0]] = _UNPACKING[node.op_type](*inputs)
-        makers[node.output[0]] = node
-    found, seen, waiting = [], set(known), [graph.output[0].name]
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name not in makers:
-            continue
-        seen.add(name)
-        node = makers[name]
-        found.append((node.op_type, [known.get(given) for given in node.input]))
-        waiting += reversed(node.input)
-    return found
-
-
-# How weights that are stored in fewer bits become numbers again (`smaller`).
-_UNPACKING = {"Cast": lambda x: x.astype(np.float32), "Mul": lambda x, y: x * y}
 
 
 def _number(slots, number):
@@ -206,7 +206,7 @@ def _found(weight, slots, path):
     raise UserError(f"{path}: expected the weights {weight.path}, found none")
 
 
-def _compare(model, exported, path):
+def _compare(model, file):
     """Whether the model's calls are the file's.
 
     Raises:
@@ -219,9 +219,51 @@ def _compare(model, exported, path):
     network = convert.in_float32(model.network)
     call = tf.function(lambda *inputs: model.denoise(*inputs, network=network))
     ours = call(x, t, label).numpy()
-    theirs = exported.network(x, t, label)
+    theirs = file.exported.network(x, t, label)
     apart = float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
     if not apart <= TOLERANCE:
         raise UserError(
-            f"{path}: expected a network whose outputs are the file's, got one that is {apart:.2g} apart"
+            f"{file.path}: expected a network whose outputs are the file's, got one that is {apart:.2g} apart"
         )
+
+
+def _settle(model):
+    """Gives BatchNorm the statistics of what goes into it, and a gamma and beta with which the network computes what it did.
+
+    Without them a training step, which normalizes by its batch, would begin with another network.
+    """
+    layers = []
+
+    @tf.function
+    def look(xt, t, label):
+        layers.clear()
+        found = []
+
+        def note(layer, x):
+            x = tf.cast(x, tf.float64)
+            layers.append(layer)
+            found.append([tf.reduce_mean(power, axis=(0, 1, 2)) for power in (x, tf.square(x))])
+
+        with watching(note):
+            model.denoise(xt, t, label)
+        return found
+
+    seen = [look(*given) for given in _noised(model)]
+    for k, layer in enumerate(layers):
+        mean, square = np.mean([[part.numpy() for part in found[k]] for found in seen], axis=0)
+        variance = np.maximum(square - mean**2, 0.0)
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
+        layer.gamma.assign(np.sqrt(variance + layer.epsilon))
+        layer.beta.assign_add(mean)
+
+
+def _noised(model):
+    """What training would call the network with, of images that it draws: tuples of xt, t/T, label."""
+    label = np.arange(_LOOKED_AT, dtype=np.int32) % max(1, model.num_classes)
+    asked = {"labels": label} if model.num_classes else {"num_images": _LOOKED_AT}
+    x0 = tf.constant(model.sample(**asked))
+    for step in range(_TIMES):
+        step = tf.constant(step, tf.int64)
+        xt, t, _ = model.corrupt(x0, step=step)
+        yield xt, t, model._hide(tf.constant(label), step=step)

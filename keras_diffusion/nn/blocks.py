@@ -15,6 +15,7 @@ from keras_diffusion import replicas
 
 _PACKAGE = "keras_diffusion"
 _AS_OPERATIONS = contextvars.ContextVar("as_operations", default=False)
+_WATCHING = contextvars.ContextVar("watching", default=None)
 
 
 @contextlib.contextmanager
@@ -25,6 +26,16 @@ def as_operations():
         yield
     finally:
         _AS_OPERATIONS.reset(token)
+
+
+@contextlib.contextmanager
+def watching(look):
+    """Inside, `look(layer, x)` is called with what goes into each `BatchNorm`."""
+    token = _WATCHING.set(look)
+    try:
+        yield
+    finally:
+        _WATCHING.reset(token)
 
 
 def _phi(u):
@@ -113,6 +124,8 @@ class BatchNorm(keras.layers.Layer):
         self.moving_variance = add("moving_variance", "ones", False)
 
     def call(self, x, training=False):
+        if _WATCHING.get() is not None:
+            _WATCHING.get()(self, x)
         gamma, bias = self.gamma.value, self.bias.value
         if not training:
             mean = self.moving_mean.value - bias

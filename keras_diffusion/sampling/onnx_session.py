@@ -53,7 +53,7 @@ def _cuda_options(version):
     return {"use_tf32": "0"} if (major, minor) >= (1, 18) else {}
 
 
-def _read(path):
+def read(path):
     """The bytes of a file that is there and whose weights all stand in it: what they name would be read wherever it is."""
     if not os.path.isfile(path):
         found = "a folder; name a file in it" if os.path.isdir(path) else "none"
@@ -104,7 +104,7 @@ class Session:
     """
 
     def __init__(self, path, threads=None, provider="cpu"):
-        data = _read(path)
+        data = read(path)
         self.whole = _opened(data, path, _allowed() if threads is None else threads, provider)
         on_cpu = self.whole.get_providers() == [PROVIDERS["cpu"]]
         self._threads = (threads or cores()) if on_cpu else 1
