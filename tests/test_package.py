@@ -22,13 +22,17 @@ def python(code):
 
 def test_versions_are_of_what_is_here_under_whichever_name(monkeypatch):
     found = versions.of(("numpy", "PIL", "no-such-package"))
-    assert found["keras_diffusion"] == keras_diffusion.__version__ and found["numpy"] == np.__version__
+    assert (
+        found["keras_diffusion"] == keras_diffusion.__version__ and found["numpy"] == np.__version__
+    )
     assert found["PIL"] == metadata.version("pillow") and "no-such-package" not in found
     # onnxruntime-gpu brings onnxruntime, which needn't be loaded.
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     gpu = {"onnxruntime": ["onnxruntime-gpu"]}
     monkeypatch.setattr(versions.metadata, "packages_distributions", lambda: gpu)
-    monkeypatch.setattr(versions.metadata, "version", lambda name: {"onnxruntime-gpu": "1.31"}[name])
+    monkeypatch.setattr(
+        versions.metadata, "version", lambda name: {"onnxruntime-gpu": "1.31"}[name]
+    )
     monkeypatch.setattr(versions.metadata, "PackageNotFoundError", KeyError)
     assert versions.of(("onnxruntime",))["onnxruntime"] == "1.31"
 

@@ -7,6 +7,7 @@ Initial weights are PyTorch's defaults, uniform in +-1/sqrt(fan_in), because the
 import contextlib
 import contextvars
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -15,7 +16,9 @@ from keras_diffusion import replicas
 
 _PACKAGE = "keras_diffusion"
 _AS_OPERATIONS = contextvars.ContextVar("as_operations", default=False)
-_WATCHING = contextvars.ContextVar("watching", default=None)
+_WATCHING: contextvars.ContextVar[Callable | None] = contextvars.ContextVar(
+    "watching", default=None
+)
 
 
 @contextlib.contextmanager
@@ -124,8 +127,9 @@ class BatchNorm(keras.layers.Layer):
         self.moving_variance = add("moving_variance", "ones", False)
 
     def call(self, x, training=False):
-        if _WATCHING.get() is not None:
-            _WATCHING.get()(self, x)
+        look = _WATCHING.get()
+        if look is not None:
+            look(self, x)
         gamma, bias = self.gamma.value, self.bias.value
         if not training:
             mean = self.moving_mean.value - bias
