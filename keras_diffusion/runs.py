@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 from keras_diffusion.errors import UserError, shown
 from keras_diffusion.files import read_json, replacing
@@ -173,9 +174,13 @@ class Run:
         return self.checkpoints / f"step-{step:08d}.keras"
 
     def save_checkpoint(self, model, step):
-        """Writes the whole model, whole or not at all, and keeps the last two."""
-        with replacing(self.checkpoint_at(step)) as path:
-            model.save(path)
+        """Writes the whole model, whole or not at all, and keeps the last two.
+
+        In a thread of its own, where no strategy's scope holds: Keras makes an optimizer to look at whenever it saves, and those of
+        workers would send its variables to each other, though each saves when its own time has come.
+        """
+        with replacing(self.checkpoint_at(step)) as path, ThreadPoolExecutor(1) as thread:
+            thread.submit(model.save, path).result()
         for old in self.checkpoint_files()[:-2]:
             old.unlink()
 

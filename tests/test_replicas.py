@@ -215,10 +215,12 @@ def weights_of(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """What two workers leave, and one that trains alone."""
+    """What two workers leave, which save at other times than each other, and one that trains alone."""
     folder = tmp_path_factory.mktemp("workers")
-    ports = free_ports(2)
-    both = [start_worker(k, ports, cwd=folder) for k in range(2)]
+    ports, minutes = free_ports(2), ("0", "9")
+    both = [
+        start_worker(k, ports, "--checkpoint-minutes", minutes[k], cwd=folder) for k in range(2)
+    ]
     said = [done(worker) for worker in both]
     assert "run:     run" in said[0] and "run:" not in said[1]
     assert "drawing" in said[0] and "drawing" not in said[1]
