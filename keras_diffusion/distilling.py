@@ -140,7 +140,6 @@ def _matching(asked, teacher, data):
         spacing=asked.times,
         seed=asked.seed,
         window=asked.window,
-        mean_window=asked.mean_window,
     )
     model.adapt(data.x_train, data.y_train)
     return model

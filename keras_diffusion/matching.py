@@ -27,9 +27,12 @@ class Matching(FewSteps):
         f -> m* + A (f - m),   A = C*^(1/2) (C*^(1/2) C C*^(1/2))^(-1/2) C*^(1/2),
 
     says where each image's features belong; the loss is the squared way there, and the gradient goes back through every
-    call. While m and C, running averages over the last images, are true, its mean is the Fréchet distance, and its gradient
-    the distance's. They are averaged apart: C needs many more images than there are features, since A of an uncertain C is
-    too large in the mean, whereas noise in m only averages out, but a late m makes training swing. A is found anew every four steps. Real images enter by m*
+    call. While m and C are true, its mean is the Fréchet distance, and its gradient the distance's.
+
+    m and C are running averages over the last images. They need many, many more than there are features, since A of an
+    uncertain C is too large in the mean; but such averages would lag behind what is trained, which then swings. So every
+    four steps, when A is found anew, the batch is also drawn with the weights of four steps before, and what has changed in
+    its own mean and covariance is added to m and C: of the same noise, that is known far better than either. Real images enter by m*
     and C* alone: they are looked at in `adapt`, not in `fit`. Nor are the labels that `fit` is given: a batch's classes are as
     often there as among the images of `adapt`, to the nearest whole image, so that no chance in their number moves m and C.
 
@@ -39,8 +42,7 @@ class Matching(FewSteps):
         features: functional Keras model, images float [N, H, W, C] in [0, 1] -> a list of features [N, F_i]. Each is
             brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
         times: float [S], falling from T.
-        window: images that the running average of C reaches back over; unless told otherwise five a feature, 2,000 at least.
-        mean_window: that of m.
+        window: images that the running averages reach back over; unless told otherwise ten a feature, 4,000 at least.
         label_dropout: as for `DiffusionModel`: what is drawn without a class is matched together with the rest, whose moments it then
             pushes away from real images'; with 0 only what is drawn with a class is trained.
         ema_decay, num_classes, seed: as for `DiffusionModel`.
@@ -54,24 +56,24 @@ class Matching(FewSteps):
         >>> matching.student().sample([0, 1, 2])
 
     Reference: Aiello et al. 2023, "Fast Inference in Denoising Diffusion Models via MMD Finetuning"; DeVries et al. 2019, "On
-    the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A).
+    the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A); Cutkosky & Orabona 2019,
+    "Momentum-Based Variance Reduction in Non-Convex SGD" (averages that follow).
     """
 
     partner = "features"
 
-    def __init__(
-        self, network, schedule, *, features, times, window=None, mean_window=500, **kwargs
-    ):
-        given = {"mean_window": mean_window, **({} if window is None else {"window": window})}
-        for name, value in given.items():
-            if not is_integer(value) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    def __init__(self, network, schedule, *, features, times, window=None, **kwargs):
+        if window is not None and (not is_integer(window) or window < 1):
+            raise ValueError(f"window: expected a positive integer, got {window!r}")
         super().__init__(network, schedule, times=times, **kwargs)
         features.trainable = False
         sizes = [int(group.shape[-1]) for group in features.outputs]
         size = sum(sizes) + self.num_classes
-        self.window = max(2000, 5 * size) if window is None else window
-        self.features, self.mean_window, self._sizes = features, mean_window, sizes
+        self.window = max(4000, 10 * size) if window is None else window
+        self.features, self._sizes = features, sizes
+        self.before = keras.models.clone_model(network)  # with the weights of the last A
+        self.before.set_weights(network.get_weights())
+        self.before.trainable = False
         self._scale = self._moment("scale", (size,), "ones")
         self._real_mean = self._moment("real_mean", (size,))
         self._real_root = self._moment("real_root", (size, size))
@@ -104,6 +106,7 @@ class Matching(FewSteps):
         mean, covariance = self._moments_of(_with_class(real * scale, labels, self.num_classes))
         self._real_mean.assign(mean)
         self._real_root.assign(_root(covariance))
+        self.before.set_weights(self.sampling_network.get_weights())  # by which is drawn here
         mean, covariance = _moments(self._drawn(self.window))
         self._own_mean.assign(mean)
         self._own_covariance.assign(covariance)
@@ -219,13 +222,14 @@ class Matching(FewSteps):
         return self._classes(tf.shape(label)[0], step)
 
     def _loss(self, network, x0, label, *, step, training):
-        found = self._joint(self._draw(network, self._noise(x0, step), label), label)
+        noise = self._noise(x0, step)
+        found = self._joint(self._draw(network, noise, label), label)
+        now = tf.stop_gradient(found)
         if training:
-            due = tf.equal(step % _RENEWED, 0)
-            self._map.assign(tf.cond(due, self._affine, lambda: self._map.value))
+            self._renew(now, noise, label, due=tf.equal(step % _RENEWED, 0))
         target = tf.stop_gradient(self._target(found))
         if training:
-            self._remember(tf.stop_gradient(found))
+            self._remember(now)
         way = tf.reduce_sum(tf.square(found - target), axis=1)
         return tf.cast(tf.reduce_mean(way), tf.float32)
 
@@ -240,22 +244,41 @@ class Matching(FewSteps):
         scaled = vectors * tf.math.rsqrt(tf.maximum(values, 0.0) + _RIDGE)
         return root @ tf.matmul(scaled, vectors, transpose_b=True) @ root
 
+    def _renew(self, now, noise, label, *, due):
+        """Where that is due, finds A anew, of moments that have followed the weights; `now` are the features by those that are now."""
+
+        def drawn_before():
+            return self._joint(self._draw(self.before, noise, label), label)
+
+        # No sums over replicas in a branch: TensorFlow doesn't allow them there. Where none is due nothing has changed.
+        self._follow(tf.stop_gradient(tf.cond(due, drawn_before, lambda: now)), now)
+        self._map.assign(tf.cond(due, self._affine, lambda: self._map.value))
+        for weight, present in zip(self.before.weights, self.network.weights, strict=True):
+            weight.assign(tf.where(due, present.value, weight.value))
+
+    def _follow(self, before, now):
+        """Adds to the running averages what changed from `before` to `now`, features [N, F] of the same noise."""
+        mean, square, _ = self._batch_moments(before, self._own_mean.value)
+        self._own_mean.assign_add(self._batch_moments(now, self._own_mean.value)[0] - mean)
+        changed = self._batch_moments(now, self._own_mean.value)[1] - square
+        self._own_covariance.assign_add(changed)
+
     def _remember(self, found):
         """The running averages, with a batch's features among them."""
-        count = replicas.total(tf.cast(tf.shape(found)[0], tf.float64))
-        off = found - self._own_mean.value
-        mean = replicas.total(tf.reduce_sum(off, axis=0)) / count
-        square = replicas.total(tf.matmul(off, off, transpose_a=True)) / count
-        self._own_mean.assign_add(tf.minimum(count / self.mean_window, 1.0) * mean)
+        mean, square, count = self._batch_moments(found, self._own_mean.value)
         share = tf.minimum(count / self.window, 1.0)
+        self._own_mean.assign_add(share * mean)
         self._own_covariance.assign_add(share * (square - self._own_covariance.value))
 
+    def _batch_moments(self, found, about):
+        """Mean of and mean square about a point of features [N, F], and N, of all replicas."""
+        count = replicas.total(tf.cast(tf.shape(found)[0], tf.float64))
+        off = found - about
+        mean = replicas.total(tf.reduce_sum(off, axis=0)) / count
+        return mean, replicas.total(tf.matmul(off, off, transpose_a=True)) / count, count
+
     def get_config(self):
-        return {
-            **super().get_config(),
-            "window": self.window,
-            "mean_window": self.mean_window,
-        }
+        return {**super().get_config(), "window": self.window}
 
 
 _RIDGE = 1e-10  # of the eigenvalues, products of two variances: directions of variances below 1e-5 are left narrow

@@ -20,7 +20,7 @@ class Asked:
         teacher_steps, guidance, guidance_interval: as for `Distillation`.
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
-        window, mean_window: as for `Matching`.
+        window: as for `Matching`.
         epochs, batch_size, rate: of Adam; the rate rises from 0 over the first steps and falls to 0 as a cosine.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
@@ -32,7 +32,6 @@ class Asked:
     guidance_interval: tuple | None = None
     match: tuple | None = None
     window: int | None = None
-    mean_window: int = 500
     epochs: int = 5
     batch_size: int = 128
     rate: float = 5e-4
@@ -48,7 +47,7 @@ class Asked:
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
-_OF_MATCHING = ("window", "mean_window")
+_OF_MATCHING = ("window",)
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": 6e-6}  # in place of the defaults above
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import samples
 import tensorflow as tf
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, under_policy
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, roughen, under_policy
 
 import keras_diffusion as kd
 from keras_diffusion import runs, schedules
@@ -40,9 +40,7 @@ def pools():
 
 
 def make(drawer, images=None, *, rate=1e-3, **options):
-    made = kd.match(
-        drawer, pools(), **{"spacing": TIMES, "window": 48, "mean_window": 48, **options}
-    )
+    made = kd.match(drawer, pools(), **{"spacing": TIMES, "window": 48, **options})
     if images is not None:
         made.adapt(*images)
     made.compile(optimizer=keras.optimizers.Adam(rate), run_eagerly=True)
@@ -105,14 +103,14 @@ def test_the_gradient_is_that_of_the_distance(drawer, images, found):
         np.testing.assert_allclose(ours[i, j], slope, rtol=1e-3, atol=2e-5)
 
 
-def test_the_running_averages_reach_back_over_their_windows(drawer, found):
-    """A batch as large as a window takes the average's place, a smaller one has its share."""
-    made = known(make(drawer, window=400, mean_window=100), found[:100])
+def test_the_running_averages_reach_back_over_the_window(drawer, found):
+    made = known(make(drawer, window=400), found[:100])
     mean, covariance = made._own_mean.numpy(), made._own_covariance.numpy()
     for batch in np.split(found[100:], 4):  # 100 images each
         made._remember(tf.constant(batch))
         off = batch - mean
-        mean, covariance = batch.mean(axis=0), 0.75 * covariance + 0.25 * off.T @ off / 100
+        mean = 0.75 * mean + 0.25 * batch.mean(axis=0)
+        covariance = 0.75 * covariance + 0.25 * off.T @ off / 100
     np.testing.assert_allclose(made._own_mean.numpy(), mean, atol=1e-6)
     np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-6)
 
@@ -131,11 +129,54 @@ def test_the_map_is_found_anew_every_four_steps(drawer, images):
     assert not made._map.numpy().any()
 
 
+def test_the_running_averages_follow_what_changes(drawer, found):
+    """What the moments are of changes at once, and by all of what it changes, however long the window."""
+    made = known(make(drawer, window=10**9), found)
+    turn = np.random.default_rng(1).normal(size=(8, 8)) / 4 + np.eye(8)
+    now = found @ turn + 0.3
+    made._follow(tf.constant(found), tf.constant(now))
+    np.testing.assert_allclose(made._own_mean.numpy(), now.mean(axis=0), atol=1e-6)
+    covariance = np.cov(now, rowvar=False, bias=True)
+    np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-6)
+
+
+def test_what_changes_is_what_the_weights_changed_in_four_steps(drawer, images):
+    """The averages follow from one A to the next, on the noise of the step, and stand still between."""
+    x0, labels = images
+    made = make(drawer, images)
+    made.window = 10**9  # so that a batch alone changes nothing
+    x0, labels = tf.constant(x0), made._classes(tf.constant(24), tf.constant(0, tf.int64))
+
+    def moments(network, step):
+        noise = made._noise(x0, tf.constant(step, tf.int64))
+        found = made._joint(made._draw(network, noise, labels), labels).numpy()
+        return found.mean(axis=0), np.cov(found, rowvar=False, bias=True)
+
+    for step in range(9):
+        was = made._own_mean.numpy(), made._own_covariance.numpy()
+        roughen(made.network, seed=step)
+        old, new = moments(made.before, step), moments(made.network, step)
+        made._loss(made.network, x0, labels, step=tf.constant(step, tf.int64), training=True)
+        followed = 1.0 if step % 4 == 0 else 0.0
+        mean = was[0] + followed * (new[0] - old[0])
+        np.testing.assert_allclose(made._own_mean.numpy(), mean, atol=1e-5)
+        # About the average's own mean, from which the batch's is off.
+        off_old, off_new = old[0] - was[0], new[0] - made._own_mean.numpy()
+        square = (new[1] + np.outer(off_new, off_new)) - (old[1] + np.outer(off_old, off_old))
+        covariance = was[1] + followed * square
+        np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-5)
+        same = all(
+            np.array_equal(a.numpy(), b.numpy())
+            for a, b in zip(made.before.weights, made.network.weights, strict=True)
+        )
+        assert same == (step % 4 == 0)
+
+
 def test_the_windows_default_grows_with_the_features(drawer):
-    assert kd.match(drawer, pools(), spacing=TIMES).window == 2000
+    assert kd.match(drawer, pools(), spacing=TIMES).window == 4000
     x = keras.Input(IMAGE_SHAPE)
     wide = keras.Model(x, keras.ops.tile(keras.layers.Flatten()(x), (1, 10)))
-    assert kd.match(drawer, wide, spacing=TIMES).window == 5 * (10 * np.prod(IMAGE_SHAPE) + 3)
+    assert kd.match(drawer, wide, spacing=TIMES).window == 10 * (10 * np.prod(IMAGE_SHAPE) + 3)
 
 
 def test_an_uncertain_covariance_asks_for_too_wide_features(drawer, images):
@@ -335,8 +376,8 @@ def test_a_students_own_times_are_taken_and_networks_without_classes_are_matched
 def test_what_cannot_be_matched_is_refused(drawer, images):
     with pytest.raises(ValueError, match="window: expected a positive integer, got 0"):
         make(drawer, window=0)
-    with pytest.raises(ValueError, match="mean_window: expected a positive integer, got 1.5"):
-        make(drawer, mean_window=1.5)
+    with pytest.raises(ValueError, match="window: expected a positive integer, got 1.5"):
+        make(drawer, window=1.5)
     with pytest.raises(ValueError, match="images: expected more than the 8 features, got 8"):
         make(drawer, (images[0][:8], images[1][:8]))
     x0, labels = images
@@ -401,19 +442,19 @@ def test_distill_matches_a_run(programs, matched):
     told = record["distilled"]
     assert told["match"] == ["reader.onnx"] and told["times"] == [300.0, 150.0]
     assert told["rate"] == 6e-6 and told["batch_size"] == 100 and "teacher_steps" not in told
-    assert told["window"] == 2000 and told["mean_window"] == 500
+    assert told["window"] == 4000
     before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))
     assert type(after) is kd.DiffusionModel and after.sampling["spacing"] == [300.0, 150.0]
     was = before.sample([0, 1, 2], sampler="ddim", spacing=[300, 150], guidance_scale=1.0)
     moved = np.abs(after.sample([0, 1, 2]) - was)
     assert 0 < moved.max() and moved.mean() < 0.02
-    windows = ("--window", "300", "--mean-window", "70")
-    call("run-distilled", "--match", "reader.onnx", "--out", "again", "--limit", "200", *windows)
+    window = ("--window", "300")
+    call("run-distilled", "--match", "reader.onnx", "--out", "again", "--limit", "200", *window)
     told = json.loads((folder / "again/run.json").read_text())["distilled"]
-    assert told["window"] == 300 and told["mean_window"] == 70
+    assert told["window"] == 300
     (last,) = (folder / "again/checkpoints").glob("*.keras")
     trained = runs.open_model(last)
-    assert trained.window == 300 and trained.mean_window == 70
+    assert trained.window == 300
     assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
 
 
@@ -437,7 +478,6 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--match reader.onnx --guidance 2", "--guidance: expected none with --match, got 2.0"),
         ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
         ("--window 300", "--window: expected none without --match, got 300"),
-        ("--mean-window 300", "--mean-window: expected none without --match, got 300"),
         ("--match reader.onnx --window 30", "window: expected more images than the 66 features"),
         ("--match gone.onnx", "gone.onnx: expected"),
         (f"--match {SHIPPED[0]}", "--match: expected another classifier than evaluate.py's judge"),
