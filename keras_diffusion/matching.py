@@ -29,10 +29,11 @@ class Matching(FewSteps):
     says where each image's features belong; the loss is the squared way there, and the gradient goes back through every
     call. While m and C are true, its mean is the Fréchet distance, and its gradient the distance's.
 
-    m and C are running averages over the last images. They need many, many more than there are features, since A of an
-    uncertain C is too large in the mean; but such averages would lag behind what is trained, which then swings. So every
-    four steps, when A is found anew, the batch is also drawn with the weights of four steps before, and what has changed in
-    its own mean and covariance is added to m and C: of the same noise, that is known far better than either. Real images enter by m*
+    m and C are running averages over the last images. They need many more than there are features, since A of an uncertain C is
+    too large in the mean; but an average lags behind what is trained, and of a late m training swings. So every four steps,
+    when A is found anew, the batch is also drawn with the weights of four steps before, and what that changed in its own mean
+    is added to m: of the same noise, it is known far better than either. (Not so for C: a batch has fewer images than there are
+    features, and what it says of their covariances would leave C with variances below 0.) Real images enter by m*
     and C* alone: they are looked at in `adapt`, not in `fit`. Nor are the labels that `fit` is given: a batch's classes are as
     often there as among the images of `adapt`, to the nearest whole image, so that no chance in their number moves m and C.
 
@@ -42,7 +43,7 @@ class Matching(FewSteps):
         features: functional Keras model, images float [N, H, W, C] in [0, 1] -> a list of features [N, F_i]. Each is
             brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
         times: float [S], falling from T.
-        window: images that the running averages reach back over; unless told otherwise ten a feature, 4,000 at least.
+        window: images that the running averages reach back over; unless told otherwise five a feature, 2,000 at least.
         label_dropout: as for `DiffusionModel`: what is drawn without a class is matched together with the rest, whose moments it then
             pushes away from real images'; with 0 only what is drawn with a class is trained.
         ema_decay, num_classes, seed: as for `DiffusionModel`.
@@ -69,7 +70,7 @@ class Matching(FewSteps):
         features.trainable = False
         sizes = [int(group.shape[-1]) for group in features.outputs]
         size = sum(sizes) + self.num_classes
-        self.window = max(4000, 10 * size) if window is None else window
+        self.window = max(2000, 5 * size) if window is None else window
         self.features, self._sizes = features, sizes
         self.before = keras.models.clone_model(network)  # with the weights of the last A
         self.before.set_weights(network.get_weights())
@@ -245,7 +246,7 @@ class Matching(FewSteps):
         return root @ tf.matmul(scaled, vectors, transpose_b=True) @ root
 
     def _renew(self, now, noise, label, *, due):
-        """Where that is due, finds A anew, of moments that have followed the weights; `now` are the features by those that are now."""
+        """Where that is due, finds A anew, and has the mean follow the weights; `now` are the features by those that are now."""
 
         def drawn_before():
             return self._joint(self._draw(self.before, noise, label), label)
@@ -257,25 +258,19 @@ class Matching(FewSteps):
             weight.assign(tf.where(due, present.value, weight.value))
 
     def _follow(self, before, now):
-        """Adds to the running averages what changed from `before` to `now`, features [N, F] of the same noise."""
-        mean, square, _ = self._batch_moments(before, self._own_mean.value)
-        self._own_mean.assign_add(self._batch_moments(now, self._own_mean.value)[0] - mean)
-        changed = self._batch_moments(now, self._own_mean.value)[1] - square
-        self._own_covariance.assign_add(changed)
+        """Adds to the running mean what changed from `before` to `now`, features [N, F] of the same noise."""
+        count = replicas.total(tf.cast(tf.shape(now)[0], tf.float64))
+        self._own_mean.assign_add(replicas.total(tf.reduce_sum(now - before, axis=0)) / count)
 
     def _remember(self, found):
         """The running averages, with a batch's features among them."""
-        mean, square, count = self._batch_moments(found, self._own_mean.value)
+        count = replicas.total(tf.cast(tf.shape(found)[0], tf.float64))
+        off = found - self._own_mean.value
+        mean = replicas.total(tf.reduce_sum(off, axis=0)) / count
+        square = replicas.total(tf.matmul(off, off, transpose_a=True)) / count
         share = tf.minimum(count / self.window, 1.0)
         self._own_mean.assign_add(share * mean)
         self._own_covariance.assign_add(share * (square - self._own_covariance.value))
-
-    def _batch_moments(self, found, about):
-        """Mean of and mean square about a point of features [N, F], and N, of all replicas."""
-        count = replicas.total(tf.cast(tf.shape(found)[0], tf.float64))
-        off = found - about
-        mean = replicas.total(tf.reduce_sum(off, axis=0)) / count
-        return mean, replicas.total(tf.matmul(off, off, transpose_a=True)) / count, count
 
     def get_config(self):
         return {**super().get_config(), "window": self.window}

@@ -26,7 +26,7 @@ def parse(arguments):
     sampling_options.add_guidance(parser, "1")
     matched = "classifiers of train_judge.py: what RUN draws, in its own steps, is brought to real images' features"
     add("--match", type=cli.names, metavar="FILE,...", help=matched)
-    reach = "images that its running averages reach back over, with --match (10 a feature, at least 4000)"
+    reach = "images that its running averages reach back over, with --match (5 a feature, at least 2000)"
     add("--window", type=cli.integer(1, 1_000_000), metavar="N", help=reach)
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])
