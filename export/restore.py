@@ -36,12 +36,12 @@ def main():
     cli.need("onnx", "tf2onnx", extra="export")
     from keras_diffusion.exporting import restorable
 
-    restorable.open_file(options.file)  # before TensorFlow is loaded
+    file = restorable.open_file(options.file)  # before TensorFlow is loaded
     cli.need("tensorflow", "filelock", extra="train")
     cli.load_tensorflow()
     from keras_diffusion.exporting import restore
 
-    restore.make_run(options.file, run, command=shlex.join(["python", *sys.argv]))
+    restore.make_run(file, run, command=shlex.join(["python", *sys.argv]))
     print(f"run: {run.folder}")
     return 0
 

@@ -47,18 +47,17 @@ def from_onnx(path=None):
     return _restored(restorable.open_file(path))
 
 
-def make_run(path, run, *, command):
+def make_run(file, run, *, command):
     """Writes the folder of a finished run with what `from_onnx` finds, in the precision that the file's run had.
 
     Args:
-        path: as for `from_onnx`.
+        file: `restorable.Restorable`.
         run: `runs.Run` of a folder that isn't there yet.
         command: the command line that did it, for run.json.
 
     Raises:
         UserError: as `from_onnx`, or where the folder can't be made. Then nothing is left of it.
     """
-    file = restorable.open_file(path)
     keras.config.set_dtype_policy(file.asked.precision)
     model = _restored(file)
     run.create()
