@@ -53,22 +53,33 @@ def model(recipe, data, *, width, ema_decay, seed, steps_per_epoch, epochs, jit_
     Returns:
         `DiffusionModel`.
     """
+    made = uncompiled(recipe, data, width=width, ema_decay=ema_decay, seed=seed)
+    rate = _learning_rate(recipe, steps_per_epoch, epochs)
+    made.compile(optimizer=adam(rate), jit_compile=jit_compile)
+    return made
+
+
+def uncompiled(recipe, data, *, width, **options):
+    """A recipe's model, without an optimizer.
+
+    Args:
+        recipe, data, width: as in `network`.
+        options: arguments of `DiffusionModel`, in place of the recipe's too.
+
+    Returns:
+        `DiffusionModel`.
+    """
     made = network(recipe, data, width=width)
     weighed = recipe.preconditioned and recipe.min_snr is None
-    diffusion = DiffusionModel(
-        made,
-        schedules.from_config(recipe.schedule),
-        prediction=recipe.prediction,
-        label_dropout=recipe.label_dropout,
-        ema_decay=ema_decay,
-        min_snr=recipe.min_snr,
-        data_std=made.get_layer("precondition").std if weighed else None,
-        stratified=recipe.stratified,
-        seed=seed,
-    )
-    rate = _learning_rate(recipe, steps_per_epoch, epochs)
-    diffusion.compile(optimizer=adam(rate), jit_compile=jit_compile)
-    return diffusion
+    said = {
+        "schedule": schedules.from_config(recipe.schedule),
+        "prediction": recipe.prediction,
+        "label_dropout": recipe.label_dropout,
+        "min_snr": recipe.min_snr,
+        "data_std": made.get_layer("precondition").std if weighed else None,
+        "stratified": recipe.stratified,
+    }
+    return DiffusionModel(made, **{**said, **options})
 
 
 def adam(rate):

@@ -20,7 +20,7 @@ _RENEWED = 4  # steps after which A is found anew: its root takes long where fea
 class Matching(FewSteps):
     """Brings a student's images to real ones' features; `adapt`, then `fit` as for `DiffusionModel`, then `student`.
 
-    A training step draws an image for each label of its batch, from noise, in all S calls, and takes its features f, with
+    A training step draws as many images as its batch has, from noise, in all S calls, and takes their features f, with
     the class as a one-hot vector among them. Of drawn and of real images they have means m, m* and covariances C, C*. The
     affine map that carries the one normal distribution to the other at the least cost,
 

@@ -150,20 +150,20 @@ def test_two_workers_train_as_one_in_a_loop_of_ones_own(tmp_path):
             np.testing.assert_allclose(worker[name], alone[name], rtol=2e-4, atol=2e-5)
 
 
-FIT = (
-    str(ROOT / "scripts" / "fit.py"), "--part", "2.5", "--data", "mnist-5k", "--limit", "30", "--width", "4",
-    "--batch-size", "20", "--epochs", "1",
+ONE_STEP = (
+    str(ROOT / "scripts" / "fit.py"), "--part", "1.2.1", "--data", "mnist-5k", "--limit", "30", "--width", "4",
+    "--batch-size", "20", "--epochs", "6", "--checkpoint-steps", "3",
 )  # fmt: skip
 
 
 def test_fit_on_two_devices(tmp_path):
     for count in ("1", "2"):
-        done = run(*FIT, "--devices", count, "--out", count, cwd=tmp_path)
+        done = run(*ONE_STEP, "--epochs", "2", "--devices", count, "--out", count, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (Run(tmp_path / count) for count in ("1", "2"))
     ours, theirs = ([row["loss"] for row in some.read_metrics()] for some in (one, two))
     np.testing.assert_allclose(theirs, ours, rtol=1e-5)
-    assert len(two.checkpoint_files()) == 1 and two.read()["status"] == "finished"
+    assert len(two.checkpoint_files()) == 2 and two.read()["status"] == "finished"
     np.testing.assert_allclose(
         *(
             [w.numpy() for w in keras.models.load_model(some.model).weights][0]
@@ -171,12 +171,6 @@ def test_fit_on_two_devices(tmp_path):
         ),
         atol=1e-5,
     )
-
-
-ONE_STEP = (
-    str(ROOT / "scripts" / "fit.py"), "--part", "1.2.1", "--data", "mnist-5k", "--limit", "30", "--width", "4",
-    "--batch-size", "20", "--epochs", "6", "--checkpoint-steps", "3",
-)  # fmt: skip
 
 
 def free_ports(count):
@@ -247,7 +241,6 @@ LAST_FIGURES = "figures/architecture.png"  # one of the last two
     [
         [
             (1, "run.json"),
-            (1, "checkpoints/step-00000003.keras"),
             (0, "checkpoints/step-00000006.keras"),
             (0, LAST_FIGURES),
         ],
@@ -273,7 +266,7 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, k
         said[k].append(done(worker))
     if kills != [(1, LAST_FIGURES)]:  # the chief was perhaps done by then
         again = ["".join(texts).count("starting again") for texts in said]
-        assert again[0] >= 2 and again[1] >= 2 and len(there.read()["sessions"]) >= 4, said
+        assert again[0] >= 1 and again[1] >= 2 and len(there.read()["sessions"]) >= 3, said
     assert there.read()["status"] == "finished"
     drawn, whole = (
         {path.name for path in some.figures.iterdir()} for some in (there, Run(undisturbed / "run"))
@@ -538,6 +531,6 @@ def test_every_device_has_an_image_of_every_batch(count, num_images, batch_size,
     ],
 )
 def test_what_devices_cant_do_is_one_line(tmp_path, words, expected):
-    done = run(*FIT, *words, "--out", "run", cwd=tmp_path)
+    done = run(*ONE_STEP, *words, "--out", "run", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert expected in done.stderr

