@@ -29,8 +29,10 @@ def parse(arguments):
     train = whats.add_parser("train", description="Steps of training, ours and PyTorch's.")
     sample = whats.add_parser("sample", description="Digits a second, ours and PyTorch's.")
     startup = whats.add_parser("startup", description="Fresh processes.")
-    for some in (train, sample, startup):
-        _add_common(some, width=32 if some is sample else 64)
+    every = list(variants.PEER_MODES)
+    _add_common(train, width=64, peer=every)
+    _add_common(sample, width=32, peer=every)
+    _add_common(startup, width=64, peer=["eager", "channels_last"])  # compiling only delays it
     for some in (train, startup):
         some.add_argument(
             "--batch-size", type=cli.integer(1), default=128, metavar="B", help="(128)"
@@ -64,18 +66,18 @@ def parse(arguments):
     return options
 
 
-def _add_common(parser, *, width):
+def _add_common(parser, *, width, peer):
     add = parser.add_argument
     add("--width", type=cli.integer(1, 1024), default=width, metavar="D", help=f"({width})")
     add("--rounds", type=cli.integer(1), default=7, help="turns of each (7)")
-    peer = _listed(variants.PEER_MODES, none=True)
-    usual = list(variants.PEER_MODES)
+    modes = variants.PEER_MODES
+    usual = "all" if len(peer) == len(modes) else ",".join(peer)
     add(
         "--peer",
-        type=peer,
-        default=usual,
+        type=_listed(modes, none=True),
+        default=peer,
         metavar="MODES",
-        help=f"none, or of {', '.join(usual)} (all)",
+        help=f"none, or of {', '.join(modes)} ({usual})",
     )
     add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="(auto)")
     add("--threads", type=cli.integer(1, 1024), help="of each process (as the libraries like)")

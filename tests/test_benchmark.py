@@ -4,11 +4,22 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from keras_diffusion.benchmarking import clock, comparing, flops, fresh, variants, workers
+from keras_diffusion.benchmarking import (
+    clock,
+    comparing,
+    flops,
+    fresh,
+    machine,
+    table,
+    tasks,
+    variants,
+    workers,
+)
 from keras_diffusion.benchmarking.variants import OURS, PEER, SHIPPED, Variant
 from keras_diffusion.errors import UserError
 from keras_diffusion.sampling import onnx_model
@@ -300,6 +311,60 @@ def test_a_small_startup_benchmark(tmp_path):
         assert rows[name]["seconds"]["median"] > rows["Python alone"]["seconds"]["median"]
     step = rows[f"first training step, {OURS}"]
     assert step["memory"] > rows["fit.py --help"]["memory"] and len(step["rounds"]) == 1
+
+
+def test_first_steps_are_compared_with_the_best_of_pytorchs_that_can_be_done(monkeypatch):
+    """And the machine's load is taken before any of it."""
+    done = []
+    seconds = {"auto": 6.0, "eager": 3.0, "channels_last": 2.0}
+
+    def first_step(variant, how):
+        done.append(variant.mode)
+        if variant.mode not in seconds:
+            raise workers.Failed("no compiler")
+        kind = {"side": variant.side, "precision": variant.precision}
+        return {**kind, "seconds": seconds[variant.mode], "memory": 1}
+
+    monkeypatch.setattr(fresh, "commands", lambda *_, **__: {})
+    monkeypatch.setattr(tasks, "_first_step", first_step)
+    monkeypatch.setattr(tasks, "has_torch", lambda: True)
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (len(done), 0, 0))
+    peer = ["eager", "compile", "channels_last"]
+    asked = types.SimpleNamespace(what="startup", model=None, width=8, batch_size=4, peer=peer)
+    said = []
+    record = tasks.startup(asked, comparing.Measuring(2, 1, "cpu", 1, said.append), scripts="")
+    assert record["machine"]["load"] == 0
+    assert len(done) == 4 + 2 * 3 and done.count("compile") == 1
+    assert record["left_out"] == {"first training step, PyTorch, compile": "no compiler"}
+    assert said == ["left out: first training step, PyTorch, compile: no compiler"]
+    (one,) = record["comparison"]
+    assert one["ours"] == "first training step, ours"
+    assert one["peer"] == "first training step, PyTorch, channels_last"
+    assert one["times_as_fast"]["median"] == pytest.approx(2 / 6)
+    assert [one.title for one in table.tables(record)] == ["fresh processes", "times as fast"]
+    seconds.clear()
+    with pytest.raises(UserError, match="first training step, ours: expected it to be done, got"):
+        tasks.startup(asked, comparing.Measuring(1, 1, "cpu", 1, said.append), scripts="")
+
+
+@pytest.mark.parametrize("what", ["train", "sample"])
+def test_the_load_is_what_there_was_before(monkeypatch, what):
+    class Measured(Exception):
+        pass
+
+    def compare(*_, **__):
+        raise Measured
+
+    looked = []
+    monkeypatch.setattr(machine, "describe", lambda: looked.append(True))
+    monkeypatch.setattr(comparing, "compare", compare)
+    asked = types.SimpleNamespace(
+        what=what, model=None, width=8, batch_size=4, digits=1, measured_steps=1,
+        precisions=["float32"], ours=["auto"], peer=[],
+    )  # fmt: skip
+    with pytest.raises(Measured):
+        getattr(tasks, what)(asked, comparing.Measuring(1, 1))
+    assert looked == [True]
 
 
 def test_made_up_digits_are_as_the_pipelines_want_them():

@@ -89,6 +89,8 @@ def test_the_model_is_the_files(tmp_path, given, precision):
     for name in ("prediction", "data_std", "stratified", "label_dropout", "min_snr"):
         expected = getattr(model, name)
         assert getattr(again, name) == (pytest.approx(expected) if name == "data_std" else expected)
+    if asked.recipe == "best":
+        assert again.data_std == pytest.approx(Images.moments()[1])
     assert again.schedule.to_config() == model.schedule.to_config()
     assert again.sampling["num_steps"] == 3
 

@@ -7,9 +7,7 @@ from keras_diffusion.benchmarking.variants import SHIPPED
 
 def tables(record):
     """The tables of a record, as benchmark.json has it: a list of `rich.table.Table`."""
-    if record["what"] == "startup":
-        return [_processes(record)]
-    made = [_variants(record)]
+    made = [_processes(record) if record["what"] == "startup" else _variants(record)]
     if record["comparison"]:
         made.append(_comparison(record["comparison"]))
     if record.get("growth"):

@@ -32,10 +32,11 @@ def train(asked, how):
     Returns:
         The record, for benchmark.json.
     """
+    begun = _begin("train", asked)
     precisions = asked.precisions or usual_precisions(how)
     chosen = {"task": "train", "width": asked.width, "batch_size": asked.batch_size}
     found = comparing.compare(_sides(asked, precisions, **chosen), how, products=precisions)
-    record = _record("train", asked, how, found)
+    record = _ended(begun, found)
     if asked.growth:
         best = _best(found)
         points = [
@@ -58,6 +59,7 @@ def sample(asked, how):
             its lists; `images`, to draw once more in a process of its own for its peak of memory.
         how: `comparing.Measuring`.
     """
+    begun = _begin("sample", asked)
     precisions = asked.precisions or usual_precisions(how)
     shipped = Variant(
         SHIPPED, "draw", batch_size=asked.digits, model=asked.model, threads=how.threads
@@ -67,7 +69,7 @@ def sample(asked, how):
     found = comparing.compare(
         [shipped, *_sides(asked, precisions, **course)], how, products=precisions
     )
-    record = _record("sample", asked, how, found)
+    record = _ended(begun, found)
     if asked.growth:
         loops = [_resized(variant, **course) for variant in _best(found) if variant.side == PEER]
         record["growth"] = comparing.growth(
@@ -112,6 +114,7 @@ def startup(asked, how, *, scripts):
         how: `comparing.Measuring`; of its steps one is done a round.
         scripts: folder that has fit.py.
     """
+    begun, left_out = _begin("startup", asked), {}
     environment = workers.environment(how.device, how.threads)
     with tempfile.TemporaryDirectory() as folder:
         commands = fresh.commands(asked.model, folder=folder, scripts=scripts)
@@ -120,36 +123,49 @@ def startup(asked, how, *, scripts):
             name: lambda one=one: [fresh.seconds_of(*one, environment)]
             for name, one in commands.items()
         }
-        steps = {f"first training step, {variant.side}": variant for variant in _first_steps(asked)}
-        for name, variant in steps.items():
-            looks[name] = _first_step(variant, how)[1]  # not timed: files come from the disk
-            actions[name] = lambda variant=variant: [_first_step(variant, how)[0]]
+        for name, variant in _first_steps(asked).items():
+            try:
+                looks[name] = _first_step(variant, how)  # not timed: files come from the disk
+            except workers.Failed as reason:
+                if variant.side == OURS:
+                    raise UserError(f"{name}: expected it to be done, got: {reason}") from None
+                left_out[name] = str(reason)
+                how.say(f"left out: {name}: {reason}")
+                continue
+            actions[name] = lambda variant=variant: [_first_step(variant, how)["seconds"]]
         times = clock.in_turn(actions, how.rounds)
     rows = [
-        {"name": name, "seconds": clock.summary(times[name]), "rounds": times[name], **looks[name]}
+        {"name": name, **looks[name], "seconds": clock.summary(times[name]), "rounds": times[name]}
         for name in actions
     ]
-    return _record("startup", asked, how, {"processes": rows})
+    steps = [row for row in rows if "side" in row]
+    compared = comparing.comparison(steps, times)[:1]  # all are of one precision
+    return _ended(begun, {"processes": rows, "left_out": left_out, "comparison": compared})
 
 
 def _first_steps(asked):
+    """What trains, by what its row is called."""
     sizes = {"width": asked.width, "batch_size": asked.batch_size}
-    chosen = [Variant(OURS, "train", mode="auto", **sizes)]
-    if asked.peer and has_torch():
-        chosen.append(Variant(PEER, "train", mode="eager", **sizes))
-    return chosen
+    found = {f"first training step, {OURS}": Variant(OURS, "train", mode="auto", **sizes)}
+    for mode in asked.peer if has_torch() else ():
+        variant = Variant(PEER, "train", mode=mode, **sizes)
+        found[f"first training step, {PEER}, {mode}"] = variant
+    return found
 
 
 def _first_step(variant, how):
-    """Seconds from no process to its first step done, and what it needed."""
+    """Seconds from no process to its first step done, and what it needed: dict.
+
+    Raises:
+        workers.Failed: where it can't be done here.
+    """
     began = time.perf_counter()
-    try:
-        worker = workers.Worker(variant, device=how.device, threads=how.threads)
-    except workers.Failed as reason:
-        raise UserError(f"{variant.name}: expected a training step, got: {reason}") from None
+    worker = workers.Worker(variant, device=how.device, threads=how.threads)
     try:
         worker.run(1)
-        return time.perf_counter() - began, worker.memory()
+        seconds = time.perf_counter() - began
+        kind = {"side": variant.side, "precision": variant.precision}
+        return {**kind, "seconds": seconds, **worker.memory()}
     finally:
         worker.close()
 
@@ -205,19 +221,23 @@ def _quicker(how, asked):
     return comparing.Measuring(asked.growth_rounds, 1, how.device, how.threads, how.say)
 
 
-def _record(what, asked, how, found):
-    if "variants" in found:
-        comparing.with_shares(found["variants"])
+def _begin(what, asked):
+    """What a record says before anything is measured: with the load that there was already."""
     settings = {name: value for name, value in vars(asked).items() if name not in ("what", "out")}
     return {
         "format": FORMAT,
         "what": what,
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings,
         "machine": machine.describe(),
-        **found,
     }
+
+
+def _ended(begun, found):
+    """The record, with what was found."""
+    if "variants" in found:
+        comparing.with_shares(found["variants"])
+    return {**begun, "finished": datetime.now(UTC).isoformat(timespec="seconds"), **found}
 
 
 def write(path, record):
