@@ -149,7 +149,9 @@ def test_the_peers_tables_and_loss_are_those_of_our_schedule():
 
 
 def row(name, side, precision, *rounds):
-    return {"name": name, "side": side, "precision": precision, "seconds": clock.summary(rounds)}
+    seconds = clock.summary(rounds)
+    kind = {"device": {"kind": "cpu"}}
+    return {"name": name, "side": side, "precision": precision, "seconds": seconds, **kind}
 
 
 def test_the_best_of_each_side_is_compared_in_each_precision_and_in_any():
@@ -169,6 +171,8 @@ def test_the_best_of_each_side_is_compared_in_each_precision_and_in_any():
     times["e"] = [[0.5], [0.5]]
     last = comparing.comparison(rows, times)[-1]
     assert (last["ours"], last["peer"], last["times_as_fast"]["median"]) == ("e", "d", 8.0)
+    rows[-1]["device"] = {"kind": "gpu"}
+    assert all(one["ours"] != "e" for one in comparing.comparison(rows, times))
 
 
 def test_pytorchs_share_of_the_peak_counts_the_operations_of_our_network():
@@ -322,8 +326,8 @@ def test_first_steps_are_compared_with_the_best_of_pytorchs_that_can_be_done(mon
         done.append(variant.mode)
         if variant.mode not in seconds:
             raise workers.Failed("no compiler")
-        kind = {"side": variant.side, "precision": variant.precision}
-        return {**kind, "seconds": seconds[variant.mode], "memory": 1}
+        what = {"side": variant.side, "precision": variant.precision, "device": {"kind": "cpu"}}
+        return {**what, "seconds": seconds[variant.mode], "memory": 1}
 
     monkeypatch.setattr(fresh, "commands", lambda *_, **__: {})
     monkeypatch.setattr(tasks, "_first_step", first_step)

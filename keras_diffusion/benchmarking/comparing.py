@@ -154,12 +154,17 @@ def comparison(rows, times):
             sides.append(min(some, key=lambda row: row["seconds"]["median"], default=None))
         if all(sides):
             found.append(_against(precision or "best", *sides, times))
-    peers = [row for row in rows if row["side"] == PEER]
     for shipped in (row for row in rows if row["side"] == SHIPPED):
+        # As for ours (`_on_one_device`): a CPU beside a GPU says nothing.
+        peers = [row for row in rows if row["side"] == PEER and _kind(row) == _kind(shipped)]
         if peers:
             best = min(peers, key=lambda row: row["seconds"]["median"])
             found.append(_against("best", shipped, best, times))
     return found
+
+
+def _kind(row):
+    return row["device"]["kind"]
 
 
 def _against(precision, ours, peer, times):

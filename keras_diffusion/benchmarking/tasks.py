@@ -139,7 +139,9 @@ def startup(asked, how, *, scripts):
         for name in actions
     ]
     steps = [row for row in rows if "side" in row]
-    compared = comparing.comparison(steps, times)[:1]  # all are of one precision
+    kinds = [row["device"]["kind"] for row in steps]  # ours is the first
+    beside = [row for row, kind in zip(steps, kinds, strict=True) if kind == kinds[0]]
+    compared = comparing.comparison(beside, times)[:1]  # all are of one precision
     return _ended(begun, {"processes": rows, "left_out": left_out, "comparison": compared})
 
 
@@ -164,8 +166,8 @@ def _first_step(variant, how):
     try:
         worker.run(1)
         seconds = time.perf_counter() - began
-        kind = {"side": variant.side, "precision": variant.precision}
-        return {**kind, "seconds": seconds, **worker.memory()}
+        what = {"side": variant.side, "precision": variant.precision, **worker.says}
+        return {**what, "seconds": seconds, **worker.memory()}
     finally:
         worker.close()
 
