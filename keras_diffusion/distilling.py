@@ -116,7 +116,8 @@ def _begin(asked, teacher, data, steps):
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
     rate = building.cosine_rate(asked.rate, steps)
-    model.compile(optimizer=matching.adam(rate) if asked.match else building.adam(rate))
+    made = getattr(matching, asked.optimizer) if asked.match else building.adam
+    model.compile(optimizer=made(rate))
     return model
 
 

@@ -8,6 +8,7 @@ from keras_diffusion import pipeline, replicas
 from keras_diffusion.compiled import clip_unit
 from keras_diffusion.errors import is_integer
 from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
+from keras_diffusion.muon import Muon
 from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import few_times
 from keras_diffusion.training import CLASSES
@@ -319,6 +320,14 @@ def match(
 def adam(rate):
     """The Adam that `Matching` does best with: quick to see that gradients have become smaller, and not led astray by one batch."""
     return keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-8, global_clipnorm=1.0)
+
+
+def muon(rate):
+    """Muon for `Matching`: it bears three times Adam's rate and more, since no direction of a kernel is moved far ahead of the others.
+
+    What isn't a kernel has the Adam of `adam`.
+    """
+    return Muon(rate, adam_beta_2=0.99, global_clipnorm=1.0)
 
 
 def _pixels(images):

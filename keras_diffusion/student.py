@@ -21,7 +21,8 @@ class Asked:
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
         window: as for `Matching`.
-        epochs, batch_size, rate: of Adam; the rate rises from 0 over the first steps and falls to 0 as a cosine.
+        optimizer: of OPTIMIZERS, where it is matched; a teacher's student has Adam.
+        epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
     """
@@ -32,6 +33,7 @@ class Asked:
     guidance_interval: tuple | None = None
     match: tuple | None = None
     window: int | None = None
+    optimizer: str = "adam"
     epochs: int = 5
     batch_size: int = 128
     rate: float = 5e-4
@@ -47,8 +49,9 @@ class Asked:
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
-_OF_MATCHING = ("window",)
-_MATCHING = {"epochs": 1, "batch_size": 100, "rate": 6e-6}  # in place of the defaults above
+_OF_MATCHING = ("window", "optimizer")
+_MATCHING = {"epochs": 1, "batch_size": 100}  # in place of the defaults above
+OPTIMIZERS = {"adam": 6e-6, "muon": 1.8e-5}  # of matching, and the rate where none is given
 
 
 def resolve(given, record, before=None):
@@ -68,7 +71,7 @@ def resolve(given, record, before=None):
         _check_matching(given)
         trained = settings.from_json(record["settings"])
         usual = {"data": trained.data, "limit": None if "data" in given else trained.limit}
-        given = {**usual, **(_MATCHING if "match" in given else {}), **given}
+        given = {**usual, **(_matching(given) if "match" in given else {}), **given}
         if "match" in given and steps is None and spacing is None:
             spacing = record.get(DISTILLED, {}).get("times")  # those that it has learned to draw in
     timed = before is None or steps is not None or spacing is not None
@@ -88,6 +91,11 @@ def resolve(given, record, before=None):
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
     return asked
+
+
+def _matching(given):
+    """The defaults of matching."""
+    return {**_MATCHING, "rate": OPTIMIZERS[given.get("optimizer", Asked.optimizer)]}
 
 
 def _check_matching(given):

@@ -31,7 +31,9 @@ def parse(arguments):
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])
     add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")
-    add("--rate", type=cli.number(1e-8, 1), help="of Adam (0.0005; 0.000006 with --match)")
+    add("--optimizer", choices=tuple(student.OPTIMIZERS), help="with --match (adam)")
+    rate = "of the optimizer (0.0005; with --match adam's 0.000006, muon's 0.000018)"
+    add("--rate", type=cli.number(1e-8, 1), help=rate)
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
     add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")
     add("--seed", type=cli.integer(0, settings.MOST["seed"]), help="of every draw (0)")

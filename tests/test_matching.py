@@ -433,20 +433,21 @@ def test_distill_matches_a_run(programs, matched):
     assert record["status"] == "finished" and record["steps"] == 4
     told = record["distilled"]
     assert told["match"] == ["reader.onnx"] and told["times"] == [300.0, 150.0]
-    assert told["rate"] == 6e-6 and told["batch_size"] == 100 and "teacher_steps" not in told
+    assert (told["optimizer"], told["rate"], told["batch_size"]) == ("adam", 6e-6, 100)
+    assert "teacher_steps" not in told
     assert told["window"] == 2000
     before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))
     assert type(after) is kd.DiffusionModel and after.sampling["spacing"] == [300.0, 150.0]
     was = before.sample([0, 1, 2], sampler="ddim", spacing=[300, 150], guidance_scale=1.0)
     moved = np.abs(after.sample([0, 1, 2]) - was)
     assert 0 < moved.max() and moved.mean() < 0.02
-    window = ("--window", "300")
-    call("run-distilled", "--match", "reader.onnx", "--out", "again", "--limit", "200", *window)
+    more = ("--limit", "200", "--window", "300", "--optimizer", "muon")
+    call("run-distilled", "--match", "reader.onnx", "--out", "again", *more)
     told = json.loads((folder / "again/run.json").read_text())["distilled"]
-    assert told["window"] == 300
+    assert (told["window"], told["optimizer"], told["rate"]) == (300, "muon", 1.8e-5)
     (last,) = (folder / "again/checkpoints").glob("*.keras")
     trained = runs.open_model(last)
-    assert trained.window == 300
+    assert trained.window == 300 and type(trained.optimizer) is kd.Muon
     assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
 
 
@@ -470,6 +471,8 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--match reader.onnx --guidance 2", "--guidance: expected none with --match, got 2.0"),
         ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
         ("--window 300", "--window: expected none without --match, got 300"),
+        ("--optimizer muon", "--optimizer: expected none without --match, got muon"),
+        ("--match reader.onnx --optimizer sgd", "--optimizer: invalid choice: 'sgd'"),
         ("--match reader.onnx --window 30", "window: expected more images than the 66 features"),
         ("--match gone.onnx", "gone.onnx: expected"),
         (f"--match {SHIPPED[0]}", "--match: expected another classifier than evaluate.py's judge"),
