@@ -116,8 +116,8 @@ def _begin(asked, teacher, data, steps):
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
     rate = building.cosine_rate(asked.rate, steps)
-    made = getattr(matching, asked.optimizer) if asked.match else building.adam
-    model.compile(optimizer=made(rate))
+    made = {"adam": matching.adam, "muon": matching.muon}[asked.optimizer]
+    model.compile(optimizer=made(rate) if asked.match else building.adam(rate))
     return model
 
 

@@ -323,10 +323,7 @@ def adam(rate):
 
 
 def muon(rate):
-    """Muon for `Matching`: it bears three times Adam's rate and more, since no direction of a kernel is moved far ahead of the others.
-
-    What isn't a kernel has the Adam of `adam`.
-    """
+    """Muon for `Matching`, which bore three times the rate that Adam does; what `kd.Muon` leaves to Adam has that of `adam`."""
     return Muon(rate, adam_beta_2=0.99, global_clipnorm=1.0)
 
 

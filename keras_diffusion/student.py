@@ -112,6 +112,8 @@ def _earlier(given, before):
     was = before.get(DISTILLED)
     if not isinstance(was, dict):
         raise UserError("--resume: expected a student's run, got another; use fit.py")
+    if was.get("match"):
+        was = {"optimizer": Asked.optimizer, **was}  # older runs had no other, and don't say so
     for name, now in given.items():
         plain = list(now) if isinstance(now, tuple) else now
         if was.get(name) != plain:

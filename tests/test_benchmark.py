@@ -320,17 +320,33 @@ def test_a_small_startup_benchmark(tmp_path):
 def test_first_steps_are_compared_with_the_best_of_pytorchs_that_can_be_done(monkeypatch):
     """And the machine's load is taken before any of it."""
     done = []
-    seconds = {"auto": 6.0, "eager": 3.0, "channels_last": 2.0}
+    seconds, now = {"auto": 6.0, "eager": 3.0, "channels_last": 2.0}, [0.0]
 
-    def first_step(variant, how):
-        done.append(variant.mode)
-        if variant.mode not in seconds:
-            raise workers.Failed("no compiler")
-        what = {"side": variant.side, "precision": variant.precision, "device": {"kind": "cpu"}}
-        return {**what, "seconds": seconds[variant.mode], "memory": 1}
+    class Worker:
+        """One whose step takes as long as the clock below says."""
+
+        says = {"device": {"kind": "cpu"}}
+
+        def __init__(self, variant, **_):
+            done.append(variant.mode)
+            self.mode = variant.mode
+            if variant.mode == "compile":
+                raise workers.Failed("no compiler")
+
+        def run(self, count):
+            if self.mode not in seconds:
+                raise workers.Failed("it ended (status -9)")
+            now[0] += seconds[self.mode]
+
+        def memory(self):
+            return {"memory": 1}
+
+        def close(self):
+            pass
 
     monkeypatch.setattr(fresh, "commands", lambda *_, **__: {})
-    monkeypatch.setattr(tasks, "_first_step", first_step)
+    monkeypatch.setattr(workers, "Worker", Worker)
+    monkeypatch.setattr(tasks.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(tasks, "has_torch", lambda: True)
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (len(done), 0, 0))
     peer = ["eager", "compile", "channels_last"]
@@ -346,8 +362,19 @@ def test_first_steps_are_compared_with_the_best_of_pytorchs_that_can_be_done(mon
     assert one["peer"] == "first training step, PyTorch, channels_last"
     assert one["times_as_fast"]["median"] == pytest.approx(2 / 6)
     assert [one.title for one in table.tables(record)] == ["fresh processes", "times as fast"]
-    seconds.clear()
-    with pytest.raises(UserError, match="first training step, ours: expected it to be done, got"):
+    said.clear()
+    monkeypatch.setattr(
+        Worker,
+        "says",
+        property(lambda self: {"device": {"kind": "cpu" if self.mode == "auto" else "gpu"}}),
+    )
+    asked.peer = ["eager"]
+    record = tasks.startup(asked, comparing.Measuring(2, 1, "cpu", 1, said.append), scripts="")
+    assert record["comparison"] == [] and len(record["processes"]) == 2
+    ours, theirs = "first training step, ours", "first training step, PyTorch, eager"
+    assert said == [f"not compared: {ours} is on the cpu, {theirs} on the gpu"]
+    del seconds["auto"]
+    with pytest.raises(UserError, match=r"^first training step, ours: it ended \(status -9\)$"):
         tasks.startup(asked, comparing.Measuring(1, 1, "cpu", 1, said.append), scripts="")
 
 

@@ -458,8 +458,11 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
     (stopped / "checkpoints/step-00000004.keras").unlink()
     (stopped / "model.keras").unlink()
     record = json.loads((stopped / "run.json").read_text())
+    del record["distilled"]["optimizer"]  # as in runs of before there was a choice
     (stopped / "run.json").write_text(json.dumps({**record, "status": "running"}))
-    call("run", "--out", "stopped", "--resume")
+    other = call("run", "--out", "stopped", "--resume", "--optimizer", "muon", status=2)
+    assert "--optimizer was adam in this run and is muon now" in other.stderr
+    call("run", "--out", "stopped", "--resume", "--optimizer", "adam")
     whole, again = (runs.open_model(path / "model.keras") for path in (matched, stopped))
     for ours, theirs in zip(whole.weights, again.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())

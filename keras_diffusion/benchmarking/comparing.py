@@ -60,6 +60,7 @@ def compare(variants, how, *, products=()):
         times = workers.measured(there, rounds=how.rounds, steps=how.steps)
         peaks = _peaks(there, times)
         rows = [_row(worker, times, peaks) for worker in there if worker.variant.task != "product"]
+    tell_of_devices(rows, how.say)
     return {
         "variants": rows,
         "peaks": peaks,
@@ -132,7 +133,7 @@ def _work(row):
 
 
 def comparison(rows, times):
-    """The best of each side (of the least median), a row a precision, then of all precisions.
+    """The best of each side (of the least median), a row a precision, then of all precisions; a CPU isn't set beside a GPU.
 
     Args:
         rows: as `compare` makes them.
@@ -144,36 +145,41 @@ def comparison(rows, times):
     """
     found = []
     for precision in [*dict.fromkeys(row["precision"] for row in rows), None]:
-        sides = []
-        for wanted in (OURS, PEER):
-            some = [
-                row
-                for row in rows
-                if row["side"] == wanted and precision in (None, row["precision"])
-            ]
-            sides.append(min(some, key=lambda row: row["seconds"]["median"], default=None))
-        if all(sides):
-            found.append(_against(precision or "best", *sides, times))
+        some = [row for row in rows if precision in (None, row["precision"])]
+        ours = _best([row for row in some if row["side"] == OURS])
+        found += _beside_the_best(precision or "best", ours, some, times)
     for shipped in (row for row in rows if row["side"] == SHIPPED):
-        # As for ours (`_on_one_device`): a CPU beside a GPU says nothing.
-        peers = [row for row in rows if row["side"] == PEER and _kind(row) == _kind(shipped)]
-        if peers:
-            best = min(peers, key=lambda row: row["seconds"]["median"])
-            found.append(_against("best", shipped, best, times))
+        found += _beside_the_best("best", shipped, rows, times)
     return found
+
+
+def tell_of_devices(rows, say):
+    """Says which rows can't be compared, since one ran on a GPU and one on a CPU."""
+    for ours in (row for row in rows if row["side"] != PEER):
+        for peer in (row for row in rows if row["side"] == PEER):
+            if _kind(ours) != _kind(peer):
+                say(
+                    f"not compared: {ours['name']} is on the {_kind(ours)}, {peer['name']} on the {_kind(peer)}"
+                )
 
 
 def _kind(row):
     return row["device"]["kind"]
 
 
-def _against(precision, ours, peer, times):
-    return {
-        "precision": precision,
-        "ours": ours["name"],
-        "peer": peer["name"],
-        "times_as_fast": clock.times_as_fast(times[ours["name"]], times[peer["name"]]),
-    }
+def _best(rows):
+    return min(rows, key=lambda row: row["seconds"]["median"], default=None)
+
+
+def _beside_the_best(precision, ours, rows, times):
+    """A row of ours beside the best of PyTorch's on such a device: a list of one dict, or of none where there is no such pair."""
+    peers = [row for row in rows if row["side"] == PEER and ours and _kind(row) == _kind(ours)]
+    peer = _best(peers)
+    if peer is None:
+        return []
+    ratio = clock.times_as_fast(times[ours["name"]], times[peer["name"]])
+    names = {"ours": ours["name"], "peer": peer["name"]}
+    return [{"precision": precision, **names, "times_as_fast": ratio}]
 
 
 def growth(points, how):

@@ -1,5 +1,6 @@
 """The three measurements: which variants each has, and the record that it makes."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,7 +17,6 @@ from keras_diffusion.benchmarking.variants import (
     SHIPPED,
     Variant,
 )
-from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 
 FORMAT = 1
@@ -125,23 +125,22 @@ def startup(asked, how, *, scripts):
         }
         for name, variant in _first_steps(asked).items():
             try:
-                looks[name] = _first_step(variant, how)  # not timed: files come from the disk
+                looks[name] = _first_step(name, variant, how)  # not timed: files come from the disk
             except workers.Failed as reason:
                 if variant.side == OURS:
-                    raise UserError(f"{name}: expected it to be done, got: {reason}") from None
-                left_out[name] = str(reason)
-                how.say(f"left out: {name}: {reason}")
+                    raise
+                left_out[name] = str(reason).removeprefix(f"{name}: ")
+                how.say(f"left out: {reason}")
                 continue
-            actions[name] = lambda variant=variant: [_first_step(variant, how)["seconds"]]
+            actions[name] = lambda one=(name, variant): [_first_step(*one, how)["seconds"]]
         times = clock.in_turn(actions, how.rounds)
     rows = [
         {"name": name, **looks[name], "seconds": clock.summary(times[name]), "rounds": times[name]}
         for name in actions
     ]
     steps = [row for row in rows if "side" in row]
-    kinds = [row["device"]["kind"] for row in steps]  # ours is the first
-    beside = [row for row, kind in zip(steps, kinds, strict=True) if kind == kinds[0]]
-    compared = comparing.comparison(beside, times)[:1]  # all are of one precision
+    comparing.tell_of_devices(steps, how.say)
+    compared = comparing.comparison(steps, times)[:1]  # all are of one precision
     return _ended(begun, {"processes": rows, "left_out": left_out, "comparison": compared})
 
 
@@ -155,21 +154,23 @@ def _first_steps(asked):
     return found
 
 
-def _first_step(variant, how):
+def _first_step(name, variant, how):
     """Seconds from no process to its first step done, and what it needed: dict.
 
     Raises:
-        workers.Failed: where it can't be done here.
+        workers.Failed: where it can't be done here; with its name.
     """
     began = time.perf_counter()
-    worker = workers.Worker(variant, device=how.device, threads=how.threads)
     try:
-        worker.run(1)
-        seconds = time.perf_counter() - began
-        what = {"side": variant.side, "precision": variant.precision, **worker.says}
-        return {**what, "seconds": seconds, **worker.memory()}
-    finally:
-        worker.close()
+        with contextlib.closing(
+            workers.Worker(variant, device=how.device, threads=how.threads)
+        ) as worker:
+            worker.run(1)
+            seconds = time.perf_counter() - began
+            what = {"side": variant.side, "precision": variant.precision, **worker.says}
+            return {**what, "seconds": seconds, **worker.memory()}
+    except workers.Failed as reason:
+        raise workers.Failed(f"{name}: {reason}") from None
 
 
 def has_torch():

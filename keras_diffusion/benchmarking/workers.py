@@ -107,9 +107,14 @@ def environment(device, threads):
     return given
 
 
+_WARM_UP = {
+    "train": 4
+}  # steps, elsewhere 1: PyTorch's first steps of training take up to twice as long as its later ones
+
+
 @contextlib.contextmanager
 def started(variants, *, say, **options):
-    """Workers of all variants that can be built, warmed up by one step each; the others are named.
+    """Workers of all variants that can be built, warmed up; the others are named.
 
     Args:
         variants: list of `Variant`.
@@ -127,7 +132,7 @@ def started(variants, *, say, **options):
             try:
                 if isinstance(worker, UserError):
                     raise worker
-                worker.run(1)
+                worker.run(_WARM_UP.get(variant.task, 1))
                 workers.append(worker)
             except Failed as reason:
                 left_out[variant.name] = str(reason)
