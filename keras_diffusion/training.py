@@ -229,6 +229,11 @@ class DiffusionModel(keras.Model):
             return tf.cast(x0, tf.float32), tf.zeros(tf.shape(x0)[:1], tf.int32)
         if label is None:
             raise ValueError("labels: expected one integer an image, got images alone")
+        shape = tf.convert_to_tensor(label).shape
+        if not any(shape.is_compatible_with(one) for one in ([None], [None, 1])):
+            raise ValueError(
+                f"labels: expected one integer an image, got {shape[1:]} of them; of one-hot labels take argmax(axis=-1)"
+            )
         return tf.cast(x0, tf.float32), tf.cast(tf.reshape(label, [-1]), tf.int32)
 
     def _loss(self, network, x0, label, *, step, training):

@@ -739,6 +739,7 @@ LABELS = np.zeros(4, np.int32)
         ((BATCH[..., 0], LABELS), "images: expected .*8, 8, 1.*, got"),
         ((BATCH[:, :4], LABELS), "images: expected .*8, 8, 1.*, got"),
         ((BATCH,), "labels: expected one integer an image, got images alone"),
+        ((BATCH, np.eye(4, 3)), r"labels: expected one integer an image, got \(3,\).*argmax"),
         ((BATCH, LABELS, LABELS), "fit: expected images and labels, got sample weights too"),
     ],
 )

@@ -53,10 +53,8 @@ def table(record):
         if key in record["generated"]:
             both = [text(record[some][key], kind) for some in ("generated", "real")]
             made.add_row(words, *both)
-    draws = record["frechet_floor"]["draws"]
-    floor = f"{min(draws):.3f} to {max(draws):.3f}, mean {record['frechet_floor']['value']:.3f}"
-    made.add_row(f"the same of {len(draws)} sets of real images", "", floor)
-    made.add_row("times their mean", f"{record['frechet_over_floor']:.2f}", "1")
+            if key == "frechet_test":
+                _add_floor(made, record)
     nearer = record["memorisation"]["share_nearer_than_real"]
     made.add_row("nearer to a training image than 99% of real ones", text(nearer, "share"), "1.00%")
     if "conditioning" in record:
@@ -70,6 +68,14 @@ def table(record):
         both = [text(trained[some], "share") for some in ("generated", "real")]
         made.add_row("a classifier trained on them, on the test set", *both)
     return made
+
+
+def _add_floor(made, record):
+    """What the distance from the test set is beside: that of sets of as many real images."""
+    draws = record["frechet_floor"]["draws"]
+    floor = f"{min(draws):.3f} to {max(draws):.3f}, mean {record['frechet_floor']['value']:.3f}"
+    made.add_row(f"  the same of {len(draws)} sets of real images", "", floor)
+    made.add_row("  times their mean", f"{record['frechet_over_floor']:.2f}", "1")
 
 
 def seeds(record):
