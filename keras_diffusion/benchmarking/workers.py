@@ -107,9 +107,8 @@ def environment(device, threads):
     return given
 
 
-_WARM_UP = {
-    "train": 4
-}  # steps, elsewhere 1: PyTorch's first steps of training take up to twice as long as its later ones
+# Steps, elsewhere 1: PyTorch's first steps of training take up to twice as long as its later ones.
+_WARM_UP = {"train": 4}
 
 
 @contextlib.contextmanager
