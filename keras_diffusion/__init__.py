@@ -36,17 +36,35 @@ _OURS = (
     "matching",
     "rates",
 )  # which register the classes that may stand in a saved model
+_NEEDED = ("keras", "tensorflow", "onnx", "onnxruntime", "filelock")
 __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(_home(name), name)
     if "keras" in sys.modules:  # that import may have been the one that loaded it
         _know_our_classes()
     globals()[name] = value
     return value
+
+
+def _home(name):
+    """The module of a public name.
+
+    Raises:
+        ModuleNotFoundError: where what it is made with isn't installed; it says what to do.
+    """
+    try:
+        return importlib.import_module(f"{__name__}.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        if error.name not in _NEEDED:
+            raise
+        raise ModuleNotFoundError(
+            f"{name}: expected {error.name} to be installed, found none: take this package with its extra 'train' (or 'all')",
+            name=error.name,
+        ) from None
 
 
 def __dir__():

@@ -89,7 +89,7 @@ def train(
 
 def _asked(asked, model):
     """What was asked, and where that was left open what the model took."""
-    return {**asked.to_json(), **({"window": model.window} if asked.match else {})}
+    return {**asked.to_json(), **({"pool": asked.pool or model.pool} if asked.match else {})}
 
 
 def _settings(asked, data, record):
@@ -140,7 +140,8 @@ def _matching(asked, teacher, data):
         classifier.statistics(*read),
         spacing=asked.times,
         seed=asked.seed,
-        window=asked.window,
+        pool=asked.pool,
+        through=asked.through,
     )
     model.adapt(data.x_train, data.y_train)
     return model

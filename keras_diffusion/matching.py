@@ -11,32 +11,37 @@ from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
 from keras_diffusion.muon import Muon
 from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import few_times
-from keras_diffusion.training import CLASSES
+from keras_diffusion.training import CLASSES, EPS
 
-_AT_ONCE = 250  # images whose features are taken, or that are drawn, together
-_RENEWED = 4  # steps after which A is found anew: its root takes long where features are many, and C moves slowly
+_AT_ONCE = 250  # real images whose features are taken together
+_RENEWED = 10  # steps after which A is found anew: its root takes long where features are many, and C moves slowly
+_BLOCK = 100  # noises of the pool that are made together
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
 class Matching(FewSteps):
     """Brings a student's images to real ones' features; `adapt`, then `fit` as for `DiffusionModel`, then `student`.
 
-    A training step draws as many images as its batch has, from noise, in all S calls, and takes their features f, with
-    the class as a one-hot vector among them. Of drawn and of real images they have means m, m* and covariances C, C*. The
-    affine map that carries the one normal distribution to the other at the least cost,
+    It draws from a pool of noises, over and over, and remembers the features f, with the class as a one-hot vector among
+    them, that each noise's image had when it was last drawn. Of these and of real images there are means m, m* and
+    covariances C, C*. The affine map that carries the one normal distribution to the other at the least cost,
 
         f -> m* + A (f - m),   A = C*^(1/2) (C*^(1/2) C C*^(1/2))^(-1/2) C*^(1/2),
 
-    says where each image's features belong; the loss is the squared way there, and the gradient goes back through every
-    call. While m and C are true, its mean is the Fréchet distance, and its gradient the distance's.
+    says where each image's features belong. A training step draws as many images as its batch has, in all S calls, and the
+    gradient is that of the squared way to where the features that its noises had *before* belong: a regression, which comes to rest
+    where the moments are real images'. In a student that hasn't moved since, it is the Fréchet distance's gradient; in one that
+    has it holds back all that moves elsewhere, image by image, so that a mean that drifts shows in every batch. (It is friction
+    too: the features before are older than m is in the mean, by half a round of the pool.) `loss` is the mean squared way from
+    where the features are now: an estimate of the distance, by moments that are up to a round late.
 
-    m and C are running averages over the last images. They need many more than there are features, since A of an uncertain C is
-    too large in the mean; but an average lags behind what is trained, and of a late m training swings. So every four steps,
-    when A is found anew, the batch is also drawn with the weights of four steps before, and what that changed in its own mean
-    is added to m: of the same noise, it is known far better than either. (Not so for C: a batch has fewer images than there are
-    features, and what it says of their covariances would leave C with variances below 0.) Real images enter by m*
-    and C* alone: they are looked at in `adapt`, not in `fit`. Nor are the labels that `fit` is given: a batch's classes are as
-    often there as among the images of `adapt`, to the nearest whole image, so that no chance in their number moves m and C.
+    With a new noise for every image m and C would be averages over recent batches, which are late and uncertain, and training
+    swings about them. Those of a pool are of the same noises throughout. What it doesn't know of all other noises is learned with
+    it, which F equally wide features of a total variance of 1 show as a distance of F/(4 * pool): it has to be large, and several
+    rounds of it are needed. Its features, pool * F * 4 bytes, are kept, and saved with the model.
+
+    Real images enter by m* and C* alone: they are looked at in `adapt`, not in `fit`. Nor are the labels that `fit` is given: in every
+    hundred of the pool classes are as often there as among the images of `adapt`, to the whole image below or above.
 
     Args:
         network: the student's, as for `DiffusionModel`; one that already draws. What matching changes is little.
@@ -44,7 +49,8 @@ class Matching(FewSteps):
         features: functional Keras model, images float [N, H, W, C] in [0, 1] -> a list of features [N, F_i]. Each is
             brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
         times: float [S], falling from T.
-        window: images that the running averages reach back over; unless told otherwise five a feature, 2,000 at least.
+        pool: how many noises; unless told otherwise 20 a feature, 2,000 at least. More than a hundred are rounded up to hundreds.
+        through: how many of the S calls, the last ones, the gradient goes back through; None: all.
         label_dropout: as for `DiffusionModel`: what is drawn without a class is matched together with the rest, whose moments it then
             pushes away from real images'; with 0 only what is drawn with a class is trained.
         ema_decay, num_classes, seed: as for `DiffusionModel`.
@@ -53,35 +59,45 @@ class Matching(FewSteps):
     Example:
         >>> matching = match(student, features)
         >>> matching.adapt(images, labels)
-        >>> matching.compile(optimizer=keras.optimizers.Adam(6e-6))
+        >>> matching.compile(optimizer=keras.optimizers.Adam(2e-5))
         >>> matching.fit(images, labels, batch_size=100, epochs=1)
         >>> matching.student().sample([0, 1, 2])
 
     Reference: Aiello et al. 2023, "Fast Inference in Denoising Diffusion Models via MMD Finetuning"; DeVries et al. 2019, "On
-    the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A); Cutkosky & Orabona 2019,
-    "Momentum-Based Variance Reduction in Non-Convex SGD" (averages that follow).
+    the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A); Defazio et al. 2014, "SAGA"
+    (what is remembered of each of finitely many); Clark et al. 2024, "Directly Fine-Tuning Diffusion Models on Differentiable
+    Rewards" (the last calls alone).
     """
 
     partner = "features"
 
-    def __init__(self, network, schedule, *, features, times, window=None, **kwargs):
-        if window is not None and (not is_integer(window) or window < 1):
-            raise ValueError(f"window: expected a positive integer, got {window!r}")
+    def __init__(self, network, schedule, *, features, times, pool=None, through=None, **kwargs):
+        for name, value in (("pool", pool), ("through", through)):
+            if value is not None and (not is_integer(value) or value < 1):
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        if through is not None and through > len(times):
+            raise ValueError(f"through: expected at most the {len(times)} calls, got {through}")
         super().__init__(network, schedule, times=times, **kwargs)
         features.trainable = False
         sizes = [int(group.shape[-1]) for group in features.outputs]
         size = sum(sizes) + self.num_classes
-        self.window = max(2000, 5 * size) if window is None else window
+        pool = max(2000, 20 * size) if pool is None else pool
+        self._block = min(_BLOCK, pool)
+        self.pool = -(-pool // self._block) * self._block
+        self.through = through
         self.features, self._sizes = features, sizes
-        self.before = keras.models.clone_model(network)  # with the weights of the last A
-        self.before.set_weights(network.get_weights())
-        self.before.trainable = False
         self._scale = self._moment("scale", (size,), "ones")
         self._real_mean = self._moment("real_mean", (size,))
         self._real_root = self._moment("real_root", (size, size))
         self._own_mean = self._moment("own_mean", (size,))
-        self._own_covariance = self._moment("own_covariance", (size, size))
+        self._own_square = self._moment("own_square", (size, size))  # mean of f f^T
         self._map = self._moment("map", (size, size))
+        self._remembered = self.add_weight(
+            shape=(self.pool, size), dtype="float32", trainable=False, name="remembered"
+        )
+        self._next = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="next"
+        )
 
     def _moment(self, name, shape, initializer="zeros"):
         """A statistic; in float64, since what `_affine` takes the root of are products of two variances."""
@@ -90,14 +106,14 @@ class Matching(FewSteps):
         )
 
     def adapt(self, images, labels=None):
-        """Takes the moments of real images' features, and of as many drawn images as the window holds.
+        """Takes the moments of real images' features, and draws the pool's images for theirs.
 
         Args:
             images: float [N, H, W, C] in [0, 1] or uint8.
             labels: int [N]; without classes leave them out.
 
         Raises:
-            ValueError: where images or `window` are no more than the features, labels are missing, or a value is out of range.
+            ValueError: where images or `pool` are no more than the features, labels are missing, or a value is out of range.
         """
         labels = self._checked(images, labels)
         look = tf.function(self._features, reduce_retracing=True)
@@ -108,10 +124,10 @@ class Matching(FewSteps):
         mean, covariance = self._moments_of(_with_class(real * scale, labels, self.num_classes))
         self._real_mean.assign(mean)
         self._real_root.assign(_root(covariance))
-        self.before.set_weights(self.sampling_network.get_weights())  # by which is drawn here
-        mean, covariance = _moments(self._drawn(self.window))
-        self._own_mean.assign(mean)
-        self._own_covariance.assign(covariance)
+        self._remembered.assign(self._drawn())
+        found = self._remembered.numpy().astype(np.float64)  # as they are remembered
+        self._own_mean.assign(found.mean(axis=0))
+        self._own_square.assign(found.T @ found / len(found))
         self._map.assign(self._affine())
 
     def _checked(self, images, labels):
@@ -123,10 +139,8 @@ class Matching(FewSteps):
         size = self._scale.shape[0]
         if len(images) <= size:
             raise ValueError(f"images: expected more than the {size} features, got {len(images)}")
-        if self.window <= size:
-            raise ValueError(
-                f"window: expected more images than the {size} features, got {self.window}"
-            )
+        if self.pool <= size:
+            raise ValueError(f"pool: expected more than the {size} features, got {self.pool}")
         if not self.num_classes:
             return np.zeros(len(images), np.int32)
         if labels is None or len(labels) != len(images):
@@ -167,22 +181,30 @@ class Matching(FewSteps):
         mean, square = seen * mean, square * np.minimum.outer(seen, seen)
         return mean, square - np.outer(mean, mean)
 
-    def _drawn(self, count):
-        """Features of images that the student draws: float64 [N, F]. Steps below 0 are theirs."""
-        draw = tf.function(
-            lambda noise, label: self._joint(self._draw(self.sampling_network, noise, label), label)
-        )
-        found = []
-        for number, part in enumerate(_slices(count)):
-            step = tf.constant(-1 - number, tf.int64)
-            noise = self._noise(tf.zeros([part.stop - part.start, *self.image_shape]), step)
-            found.append(draw(noise, self._classes(tf.shape(noise)[0], step)).numpy())
-        return np.concatenate(found)
+    def _drawn(self):
+        """Features of the whole pool, as the sampling network draws it: float32 [P, F]."""
 
-    def _classes(self, count, step):
-        """Classes of a batch [N], in order, each as often as it is known among real images, and hidden as often as there; zeros without classes.
+        def some(begin):
+            noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
+            return self._joint(self._draw(self.sampling_network, noise, label), label)
 
-        Systematic sampling: N equidistant points on the classes' shares laid end to end, from a start that is drawn.
+        draw = tf.function(some)
+        begins = tf.range(0, self.pool, self._block, dtype=tf.int64)
+        return np.concatenate([draw(begin).numpy().astype(np.float32) for begin in begins])
+
+    def _noises(self, begin, count):
+        """Noises of the pool [N, H, W, C], this replica's `count`, from number `begin` of the pool on."""
+        shape = [self._block, *self.image_shape]
+
+        def block(number):
+            return tf.random.stateless_normal(shape, self._key(number, EPS), alg="philox")
+
+        return self._of_pool(block, tf.float32, begin, count)
+
+    def _classes(self, begin, count):
+        """Their classes [N]; zeros without classes. In each block as often as among real images, and hidden as often as there.
+
+        Systematic sampling: equidistant points on the classes' shares laid end to end, from a start that is drawn.
         """
         if not self.num_classes:
             return tf.zeros([count], tf.int32)
@@ -190,14 +212,33 @@ class Matching(FewSteps):
         ends = tf.where(
             ends > 1 - 1e-9, tf.ones_like(ends), ends
         )  # of sums that rounding leaves below 1
-        key = self._key(step, CLASSES)
 
-        def points(n):
+        def block(number):
+            key = self._key(number, CLASSES)
             u = tf.random.stateless_uniform([], key, dtype=tf.float64, alg="philox")
-            return (u + tf.range(tf.cast(n, tf.float64), dtype=tf.float64)) / tf.cast(n, tf.float64)
+            points = (u + tf.range(self._block, dtype=tf.float64)) / self._block
+            points = tf.random.experimental.stateless_shuffle(points, key, alg="philox")
+            return tf.cast(tf.searchsorted(ends, points, side="right"), tf.int32)
 
-        found = tf.searchsorted(ends, replicas.drawn(points, count), side="right")
-        return tf.cast(found, tf.int32)
+        return self._of_pool(block, tf.int32, begin, count)
+
+    def _of_pool(self, block, dtype, begin, count):
+        """What `block` makes of the numbers of the pool's blocks, laid end to end: this replica's `count` from `begin` on."""
+
+        begin = tf.convert_to_tensor(begin)
+
+        def rows(n):
+            numbers = begin // self._block + tf.range(tf.cast((n - 1) // self._block + 2, tf.int64))
+            numbers %= self.pool // self._block
+            made = tf.map_fn(block, numbers, fn_output_signature=dtype)
+            made = tf.reshape(made, tf.concat([[-1], tf.shape(made)[2:]], 0))
+            return tf.gather(made, tf.cast(begin % self._block, tf.int32) + tf.range(n))
+
+        return replicas.drawn(rows, count)
+
+    def _rows(self, count):
+        """Numbers of the pool that a step draws, of all replicas' `count` images together: int64 [N]."""
+        return (self._next.value + tf.range(tf.cast(count, tf.int64))) % self.pool
 
     def _features(self, images):
         """[N, sum of F_i], as they come."""
@@ -212,28 +253,33 @@ class Matching(FewSteps):
 
     def _draw(self, network, x, label):
         """What a network draws from noise x [N, H, W, C] in all its calls."""
-        x0 = tf.zeros_like(x)
-        for t, row in zip(self._plan.t, self._plan.rows.astype(np.float32), strict=True):
+        x0, first = tf.zeros_like(x), len(self._plan.t) - (self.through or len(self._plan.t))
+        rows = self._plan.rows.astype(np.float32)
+        for call, (t, row) in enumerate(zip(self._plan.t, rows, strict=True)):
+            if call == first:
+                x, x0 = tf.stop_gradient(x), tf.stop_gradient(x0)
             time = tf.fill(tf.shape(x)[:1], np.float32(t / self._plan.num_train_steps))
             out = tf.cast(self.denoise(x, time, label, network=network), tf.float32)
             x, x0 = tableau.step(x, x0, out, 0.0, tableau.Row(*row), clip_unit, clip_unit)
         return x
 
     def _hide(self, label, *, step):
-        """The classes that a step draws, of which some are hidden, in place of those of its images."""
-        return self._classes(tf.shape(label)[0], step)
+        """The classes of the pool that a step draws, some of them hidden, in place of those of its images."""
+        return self._classes(self._next.value, tf.shape(label)[0])
 
     def _loss(self, network, x0, label, *, step, training):
-        noise = self._noise(x0, step)
+        count = tf.shape(x0)[0]
+        noise = self._noises(self._next.value, count) if training else self._noise(x0, step)
         found = self._joint(self._draw(network, noise, label), label)
         now = tf.stop_gradient(found)
-        if training:
-            self._renew(now, noise, label, due=tf.equal(step % _RENEWED, 0))
-        target = tf.stop_gradient(self._target(found))
-        if training:
-            self._remember(now)
-        way = tf.reduce_sum(tf.square(found - target), axis=1)
-        return tf.cast(tf.reduce_mean(way), tf.float32)
+        distance = _way(now, self._target(now))
+        if not training:
+            return distance
+        self._renew(due=tf.equal(step % _RENEWED, 0))
+        before = replicas.drawn(lambda n: tf.gather(self._remembered.value, self._rows(n)), count)
+        way = _way(found, tf.stop_gradient(self._target(tf.cast(before, tf.float64))))
+        self._remember(now)
+        return distance + way - tf.stop_gradient(way)  # the one's value, the other's gradient
 
     def _target(self, found):
         """Where the features [N, F] belong: m* + A (f - m)."""
@@ -242,39 +288,31 @@ class Matching(FewSteps):
     def _affine(self):
         """A of the covariances as they are."""
         root = self._real_root.value
-        values, vectors = tf.linalg.eigh(root @ self._own_covariance.value @ root)
+        mean = self._own_mean.value[:, None]
+        covariance = self._own_square.value - mean * tf.transpose(mean)
+        values, vectors = tf.linalg.eigh(root @ covariance @ root)
         scaled = vectors * tf.math.rsqrt(tf.maximum(values, 0.0) + _RIDGE)
         return root @ tf.matmul(scaled, vectors, transpose_b=True) @ root
 
-    def _renew(self, now, noise, label, *, due):
-        """Where that is due, finds A anew, and has the mean follow the weights; `now` are the features by those that are now."""
-
-        def drawn_before():
-            return self._joint(self._draw(self.before, noise, label), label)
-
-        # No sums over replicas in a branch: TensorFlow doesn't allow them there. Where none is due nothing has changed.
-        self._follow(tf.stop_gradient(tf.cond(due, drawn_before, lambda: now)), now)
+    def _renew(self, *, due):
+        """Finds A anew where that is due."""
         self._map.assign(tf.cond(due, self._affine, lambda: self._map.value))
-        for weight, present in zip(self.before.weights, self.network.weights, strict=True):
-            weight.assign(tf.where(due, present.value, weight.value))
-
-    def _follow(self, before, now):
-        """Adds to the running mean what changed from `before` to `now`, features [N, F] of the same noise."""
-        count = replicas.total(tf.cast(tf.shape(now)[0], tf.float64))
-        self._own_mean.assign_add(replicas.total(tf.reduce_sum(now - before, axis=0)) / count)
 
     def _remember(self, found):
-        """The running averages, with a batch's features among them."""
-        count = replicas.total(tf.cast(tf.shape(found)[0], tf.float64))
-        off = found - self._own_mean.value
-        mean = replicas.total(tf.reduce_sum(off, axis=0)) / count
-        square = replicas.total(tf.matmul(off, off, transpose_a=True)) / count
-        share = tf.minimum(count / self.window, 1.0)
-        self._own_mean.assign_add(share * mean)
-        self._own_covariance.assign_add(share * (square - self._own_covariance.value))
+        """Puts a step's features in the place of those of the same noises, and what that changes into the moments."""
+        found = replicas.gathered(tf.cast(found, tf.float32))
+        rows, remembered = self._rows(tf.shape(found)[0]), self._remembered.value
+        after = (self._next.value + tf.size(rows, tf.int64)) % self.pool
+        found, rows = found[-self.pool :], rows[-self.pool :]  # of a noise drawn twice the last
+        now, before = (tf.cast(f, tf.float64) for f in (found, tf.gather(remembered, rows)))
+        square = tf.matmul(now, now, transpose_a=True) - tf.matmul(before, before, transpose_a=True)
+        self._own_mean.assign_add(tf.reduce_sum(now - before, axis=0) / self.pool)
+        self._own_square.assign_add(square / self.pool)
+        self._remembered.assign(tf.tensor_scatter_nd_update(remembered, rows[:, None], found))
+        self._next.assign(after)
 
     def get_config(self):
-        return {**super().get_config(), "window": self.window}
+        return {**super().get_config(), "pool": self.pool, "through": self.through}
 
 
 _RIDGE = 1e-10  # of the eigenvalues, products of two variances: directions of variances below 1e-5 are left narrow
@@ -323,8 +361,13 @@ def adam(rate):
 
 
 def muon(rate):
-    """Muon for `Matching`, which bore three times the rate that Adam does; what `kd.Muon` leaves to Adam has that of `adam`."""
+    """Muon for `Matching`: as near as Adam comes, with less motion elsewhere; what `kd.Muon` leaves to Adam has that of `adam`."""
     return Muon(rate, adam_beta_2=0.99, global_clipnorm=1.0)
+
+
+def _way(found, target):
+    """The mean squared way from features [N, F] to where they belong."""
+    return tf.cast(tf.reduce_mean(tf.reduce_sum(tf.square(found - target), axis=1)), tf.float32)
 
 
 def _pixels(images):
@@ -334,11 +377,6 @@ def _pixels(images):
 
 def _slices(count):
     return [slice(k, min(k + _AT_ONCE, count)) for k in range(0, count, _AT_ONCE)]
-
-
-def _moments(features):
-    """Mean [F] and covariance [F, F]."""
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False, bias=True))
 
 
 def _with_class(features, labels, num_classes):

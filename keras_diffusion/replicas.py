@@ -50,6 +50,12 @@ def total(x):
     return x if context is None else context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
+def gathered(x):
+    """All replicas' rows of a tensor [n, ...], in the replicas' order."""
+    context = _context()
+    return x if context is None else context.all_gather(x, axis=0)
+
+
 def several():
     """Whether this runs on one of several replicas."""
     return _context() is not None

@@ -20,7 +20,7 @@ class Asked:
         teacher_steps, guidance, guidance_interval: as for `Distillation`.
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
-        window: as for `Matching`.
+        pool, through: as for `Matching`.
         optimizer: of OPTIMIZERS, where it is matched; a teacher's student has Adam.
         epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine.
         seed: of every draw.
@@ -32,8 +32,9 @@ class Asked:
     guidance: float = 1.0
     guidance_interval: tuple | None = None
     match: tuple | None = None
-    window: int | None = None
-    optimizer: str = "adam"
+    pool: int | None = None
+    through: int | None = None
+    optimizer: str = "muon"
     epochs: int = 5
     batch_size: int = 128
     rate: float = 5e-4
@@ -49,9 +50,9 @@ class Asked:
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
-_OF_MATCHING = ("window", "optimizer")
+_OF_MATCHING = ("pool", "through", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100}  # in place of the defaults above
-OPTIMIZERS = {"adam": 6e-6, "muon": 1.8e-5}  # of matching, and the rate where none is given
+OPTIMIZERS = {"adam": 2e-5, "muon": 4e-5}  # of matching, and the rate where none is given
 
 
 def resolve(given, record, before=None):
@@ -112,8 +113,10 @@ def _earlier(given, before):
     was = before.get(DISTILLED)
     if not isinstance(was, dict):
         raise UserError("--resume: expected a student's run, got another; use fit.py")
-    if was.get("match"):
-        was = {"optimizer": Asked.optimizer, **was}  # older runs had no other, and don't say so
+    if was.get("match") and "pool" not in was:
+        raise UserError(
+            "--resume: expected a matching of this version, got one of an earlier version; --force starts over"
+        )
     for name, now in given.items():
         plain = list(now) if isinstance(now, tuple) else now
         if was.get(name) != plain:

@@ -14,7 +14,7 @@ from keras_diffusion.nn import OneHot, Precondition
 from keras_diffusion.nn.tables import look_up, spread
 from keras_diffusion.sampling import guidance, loop, redrawing, request, samplers
 
-_EPS, _TIME, CLASSES, _STREAMS = range(4)
+EPS, _TIME, CLASSES, _STREAMS = range(4)
 _SHUFFLE = 6  # place of `shuffle` among the arguments of Keras's `fit` after x and y
 
 
@@ -176,7 +176,7 @@ class DiffusionModel(keras.Model):
         return xt, tf.cast(t, tf.float32) / self.schedule.num_train_steps, target
 
     def _noise(self, x0, step):
-        key, shape = self._key(step, _EPS), tf.shape(x0)[1:]
+        key, shape = self._key(step, EPS), tf.shape(x0)[1:]
         return replicas.drawn(
             lambda n: tf.random.stateless_normal(tf.concat([[n], shape], 0), key, alg="philox"),
             tf.shape(x0)[0],

@@ -26,13 +26,15 @@ def parse(arguments):
     sampling_options.add_guidance(parser, "1")
     matched = "classifiers of train_judge.py: what RUN draws, in its own steps, is brought to real images' features"
     add("--match", type=cli.names, metavar="FILE,...", help=matched)
-    reach = "images that its running averages reach back over, with --match (5 a feature, at least 2000)"
-    add("--window", type=cli.integer(1, 1_000_000), metavar="N", help=reach)
+    pool = "noises that are drawn from over and over, with --match (20 a feature, at least 2000)"
+    add("--pool", type=cli.integer(1, 1_000_000), metavar="N", help=pool)
+    through = "with --match the gradient goes back through the last K calls (all)"
+    add("--through", type=cli.integer(1, 1000), metavar="K", help=through)
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])
     add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")
-    add("--optimizer", choices=tuple(student.OPTIMIZERS), help="with --match (adam)")
-    rate = "of the optimizer (0.0005; with --match adam's 0.000006, muon's 0.000018)"
+    add("--optimizer", choices=tuple(student.OPTIMIZERS), help="with --match (muon)")
+    rate = "of the optimizer (0.0005; with --match muon's 0.00004, adam's 0.00002)"
     add("--rate", type=cli.number(1e-8, 1), help=rate)
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
     add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")

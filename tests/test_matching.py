@@ -40,7 +40,7 @@ def pools():
 
 
 def make(drawer, images=None, *, rate=1e-3, **options):
-    made = kd.match(drawer, pools(), **{"spacing": TIMES, "window": 48, **options})
+    made = kd.match(drawer, pools(), **{"spacing": TIMES, "pool": 48, **options})
     if images is not None:
         made.adapt(*images)
     made.compile(optimizer=keras.optimizers.Adam(rate), run_eagerly=True)
@@ -50,9 +50,14 @@ def make(drawer, images=None, *, rate=1e-3, **options):
 def known(made, features):
     """A `Matching` that takes these features [N, F] for those of what it draws."""
     made._own_mean.assign(features.mean(axis=0))
-    made._own_covariance.assign(np.cov(features, rowvar=False, bias=True))
+    made._own_square.assign(features.T @ features / len(features))
     made._map.assign(made._affine())
     return made
+
+
+def own_moments(made):
+    mean = made._own_mean.numpy()
+    return mean, made._own_square.numpy() - np.outer(mean, mean)
 
 
 def real_moments(made):
@@ -103,94 +108,128 @@ def test_the_gradient_is_that_of_the_distance(drawer, images, found):
         np.testing.assert_allclose(ours[i, j], slope, rtol=1e-3, atol=2e-5)
 
 
-def test_the_running_averages_reach_back_over_the_window(drawer, found):
-    made = known(make(drawer, window=400), found[:100])
-    mean, covariance = made._own_mean.numpy(), made._own_covariance.numpy()
-    for batch in np.split(found[100:], 4):  # 100 images each
+def test_the_moments_are_those_of_what_is_remembered(drawer, images, found):
+    """In the place of what the same noises' images had before, round and round, batches of any size."""
+    made = make(drawer, images)
+    remembered = made._remembered.numpy()
+    for batch in np.split(found[:180], [20, 37, 60, 100, 120]):  # of a pool of 48
+        begin = int(made._next.numpy())
+        for row, features in enumerate(batch):  # the last has some noises twice
+            remembered[(begin + row) % 48] = features
         made._remember(tf.constant(batch))
-        off = batch - mean
-        mean = 0.75 * mean + 0.25 * batch.mean(axis=0)
-        covariance = 0.75 * covariance + 0.25 * off.T @ off / 100
-    np.testing.assert_allclose(made._own_mean.numpy(), mean, atol=1e-6)
-    np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-6)
+    assert made._next.numpy() == 180 % 48
+    np.testing.assert_array_equal(made._remembered.numpy(), remembered)
+    mean, covariance = own_moments(made)
+    np.testing.assert_allclose(mean, remembered.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(covariance, np.cov(remembered.T, bias=True), atol=1e-5)
 
 
-def test_the_map_is_found_anew_every_four_steps(drawer, images):
+def test_a_noise_and_its_class_are_the_same_in_every_round(drawer, images):
+    made = make(drawer, images, pool=250)
+    assert made.pool == 300  # in hundreds
+    every = made._noises(tf.constant(0, tf.int64), tf.constant(300)).numpy()
+    labels = made._classes(tf.constant(0, tf.int64), tf.constant(300)).numpy()
+    assert len(np.unique(every[:, 0, 0, 0])) == 300
+    for begin, count in ((0, 7), (95, 10), (199, 100), (290, 45)):
+        rows = (begin + np.arange(count)) % 300
+        asked = tf.constant(begin, tf.int64), tf.constant(count)
+        np.testing.assert_array_equal(made._noises(*asked).numpy(), every[rows])
+        np.testing.assert_array_equal(made._classes(*asked).numpy(), labels[rows])
+
+
+def test_a_step_goes_to_where_what_is_remembered_belongs(drawer, images):
+    """Its gradient is that of a regression; what it says is how far the features are from where they themselves belong."""
+    x0, labels = images
+    made = make(drawer, images)
+    made.fit(x0, labels, batch_size=24, epochs=1, verbose=0)  # so that the second half is next
+    roughen(made.network, seed=5)
+    begin, count = tf.constant(24, tf.int64), tf.constant(24)
+    noise, label = made._noises(begin, count), made._classes(begin, count)
+    goal = made._target(tf.constant(made._remembered.numpy()[24:], tf.float64))
+
+    def way(found, target):
+        return tf.reduce_mean(tf.reduce_sum((found - target) ** 2, axis=1))
+
+    with tf.GradientTape() as tape:
+        found = made._joint(made._draw(made.network, noise, label), label)
+        loss = way(found, goal)
+    expected = tape.gradient(loss, made.network.trainable_variables)
+    says = way(found, made._target(found)).numpy()
+    step = tf.constant(1, tf.int64)
+    with tf.GradientTape() as tape:
+        loss = made._loss(made.network, tf.constant(x0), label, step=step, training=True)
+    given = tape.gradient(loss, made.network.trainable_variables)
+    np.testing.assert_allclose(loss, says, rtol=1e-5)
+    assert abs(float(way(found, goal)) - says) > 1e-3
+    for ours, theirs in zip(given, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_goes_back_through_the_last_calls_alone(drawer, images, monkeypatch):
+    """As if another network, of the same weights, made the calls before."""
+
+    def gradient(through, others=0):
+        made = make(drawer, images, through=through)
+        other, denoise, calls = keras.models.clone_model(made.network), made.denoise, []
+        other.set_weights(made.network.get_weights())
+
+        def call(*inputs, network):
+            calls.append(network)
+            return denoise(*inputs, network=other if len(calls) <= others else network)
+
+        monkeypatch.setattr(made, "denoise", call)
+        noise = made._noises(tf.constant(0, tf.int64), tf.constant(6))
+        with tf.GradientTape() as tape:
+            drawn = made._draw(made.network, noise, tf.zeros([6], tf.int32))
+            loss = tf.reduce_sum(drawn**2)
+        return drawn, tape.gradient(loss, made.network.trainable_variables)
+
+    every = gradient(None)
+    for through in (3, 2, 1):
+        drawn, found = gradient(through)
+        expected = gradient(None, others=3 - through)
+        np.testing.assert_array_equal(drawn, every[0])
+        for ours, theirs, whole in zip(found, expected[1], every[1], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+            assert np.allclose(ours, whole, rtol=1e-5) == (through == 3) or not np.any(whole)
+
+
+def test_the_map_is_found_anew_every_ten_steps(drawer, images):
     x0, labels = images
     made, maps = make(drawer, images), []
     np.testing.assert_array_equal(made._map.numpy(), made._affine().numpy())
-    for _ in range(9):
+    for _ in range(22):
         made.fit(x0, labels, batch_size=24, verbose=0)  # one step
         maps.append(made._map.numpy())
     moved = [not np.array_equal(a, b) for a, b in zip(maps[:-1], maps[1:], strict=True)]
-    assert moved == [False, False, False, True] * 2
+    assert [k for k, new in enumerate(moved, 1) if new] == [10, 20]
     made._map.assign(0 * maps[0])
     made.evaluate(x0, labels, batch_size=3, verbose=0)  # of steps -1, -4, ...
     assert not made._map.numpy().any()
 
 
-def test_the_running_mean_follows_what_changes(drawer, found):
-    """At once, and by all of what it changes, however long the window."""
-    made = known(make(drawer, window=10**9), found)
-    turn = np.random.default_rng(1).normal(size=(8, 8)) / 4 + np.eye(8)
-    now = found @ turn + 0.3
-    made._follow(tf.constant(found), tf.constant(now))
-    np.testing.assert_allclose(made._own_mean.numpy(), now.mean(axis=0), atol=1e-6)
-
-
-def test_what_changes_is_what_the_weights_changed_in_four_steps(drawer, images):
-    """The mean follows from one A to the next, on the noise of the step, and stands still between."""
-    x0, labels = images
-    made = make(drawer, images)
-    made.window = 10**9  # so that a batch alone changes nothing
-    x0, labels = tf.constant(x0), made._classes(tf.constant(24), tf.constant(0, tf.int64))
-
-    def mean(network, step):
-        noise = made._noise(x0, tf.constant(step, tf.int64))
-        return made._joint(made._draw(network, noise, labels), labels).numpy().mean(axis=0)
-
-    for step in range(9):
-        was = made._own_mean.numpy()
-        roughen(made.network, seed=step + 1)
-        change = mean(made.network, step) - mean(made.before, step)
-        assert np.abs(change).max() > 1e-3
-        made._loss(made.network, x0, labels, step=tf.constant(step, tf.int64), training=True)
-        followed = 1.0 if step % 4 == 0 else 0.0
-        np.testing.assert_allclose(made._own_mean.numpy(), was + followed * change, atol=1e-5)
-        same = all(
-            np.array_equal(a.numpy(), b.numpy())
-            for a, b in zip(made.before.weights, made.network.weights, strict=True)
-        )
-        assert same == (step % 4 == 0)
-
-
-def test_the_windows_default_grows_with_the_features(drawer):
-    assert kd.match(drawer, pools(), spacing=TIMES).window == 2000
+def test_the_pools_default_grows_with_the_features(drawer):
+    assert kd.match(drawer, pools(), spacing=TIMES).pool == 2000
     x = keras.Input(IMAGE_SHAPE)
     wide = keras.Model(x, keras.ops.tile(keras.layers.Flatten()(x), (1, 10)))
-    assert kd.match(drawer, wide, spacing=TIMES).window == 5 * (10 * np.prod(IMAGE_SHAPE) + 3)
+    size = 10 * np.prod(IMAGE_SHAPE) + 3
+    assert kd.match(drawer, wide, spacing=TIMES).pool == -(-20 * size // 100) * 100
 
 
-def test_an_uncertain_covariance_asks_for_too_wide_features(drawer, images):
-    """Why the window is long: of what is drawn as wide as real images are, it says that it ought to be wider."""
+def test_a_small_pool_is_far_from_itself_without_end(drawer, images):
+    """Why it has to be large: of equally wide features of a total variance of 1, F/(4 * pool) is between it and all noises."""
     size = 8
-
-    def excess(window):
-        """What A, which should be 1, has too much in the mean."""
-        made = make(drawer, images, window=window)
-        made._real_root.assign(np.eye(size))
-        made._own_covariance.assign(np.eye(size))
-        rng, found = np.random.default_rng(0), []
-        for _ in range(40):
-            for _ in range(window // 50):
-                made._own_mean.assign(np.zeros(size))
-                made._remember(tf.constant(rng.normal(size=(50, size))))
-            found.append(np.trace(made._affine()) / size - 1)
-        return np.mean(found[5:])
-
-    # A running average is as uncertain as 2*100 - 50 images are, of which A has 3 (F + 1) / 8n too much.
-    np.testing.assert_allclose(excess(100), 3 * (size + 1) / 8 / 150, rtol=0.3)
-    assert excess(1600) < 0.2 * excess(100)
+    for count in (100, 1600):
+        made, rng, ways = make(drawer, images), np.random.default_rng(0), []
+        made._real_mean.assign(np.zeros(size))
+        made._real_root.assign(np.eye(size) / np.sqrt(size))
+        for _ in range(60):
+            features = rng.normal(size=(count, size)) / np.sqrt(size)
+            off = features - features.mean(axis=0)
+            known(made, off)
+            away = off - made._target(tf.constant(off)).numpy()
+            ways.append((away**2).sum(axis=1).mean())
+        np.testing.assert_allclose(np.mean(ways), (size + 1) / (4 * count), rtol=0.1)
 
 
 def test_it_trains_what_will_be_drawn(drawer):
@@ -224,9 +263,8 @@ def test_moments_are_those_of_real_features_with_some_classes_hidden(drawer, ima
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_the_moments_begin_as_those_of_what_is_drawn(drawer, images, dropout):
     made = make(drawer, images, label_dropout=dropout)
-    step = tf.constant(-1, tf.int64)
-    labels = made._classes(tf.constant(48), step)
-    noise = made._noise(tf.zeros([48, *IMAGE_SHAPE]), step)
+    asked = tf.constant(0, tf.int64), tf.constant(48)
+    labels, noise = made._classes(*asked), made._noises(*asked)
     drawn = made._draw(made.sampling_network, noise, labels)
     seen = np.concatenate([np.asarray(f) for f in made.features(drawn, training=False)], axis=1)
     real = np.concatenate([np.asarray(f) for f in made.features(images[0], training=False)], axis=1)
@@ -234,9 +272,10 @@ def test_the_moments_begin_as_those_of_what_is_drawn(drawer, images, dropout):
     known = np.eye(NUM_CLASSES + 1)[labels][:, :NUM_CLASSES]
     assert (known.sum(axis=1) == 0).sum() == 48 * dropout
     found = np.concatenate([seen * scale, known], axis=1)
-    np.testing.assert_allclose(made._own_mean.numpy(), found.mean(axis=0), atol=1e-5)
-    covariance = np.cov(found, rowvar=False, bias=True)
-    np.testing.assert_allclose(made._own_covariance.numpy(), covariance, atol=1e-5)
+    np.testing.assert_allclose(made._remembered.numpy(), found, atol=1e-5)
+    mean, covariance = own_moments(made)
+    np.testing.assert_allclose(mean, found.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(covariance, np.cov(found, rowvar=False, bias=True), atol=1e-5)
 
 
 def test_one_feature_without_classes_is_matched(images):
@@ -244,30 +283,27 @@ def test_one_feature_without_classes_is_matched(images):
     flow = kd.DiffusionModel(network, schedules.flow_schedule(T), prediction="flow", ema_decay=None)
     x = keras.Input(IMAGE_SHAPE)
     brightness = keras.Model(x, keras.ops.mean(x, axis=(1, 2)))
-    made = kd.match(flow, brightness, spacing=TIMES, window=30)
+    made = kd.match(flow, brightness, spacing=TIMES, pool=30)
     made.adapt(images[0])
-    assert made._own_covariance.shape == (1, 1)
-    assert made._own_covariance.numpy() > 0
+    assert own_moments(made)[1].shape == (1, 1)
+    assert own_moments(made)[1] > 0
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_batch_has_the_classes_as_often_as_real_images_have(drawer, images, dropout):
+def test_a_block_has_the_classes_as_often_as_real_images_have(drawer, images, dropout):
     x0, _ = images
     labels = np.repeat([0, 1, 2], [14, 7, 3])
-    made = make(drawer, (x0, labels), label_dropout=dropout)
+    made = make(drawer, (x0, labels), label_dropout=dropout, pool=4000)
     shares = (1 - dropout) * np.array([14, 7, 3]) / 24
-    expected = np.append(shares, dropout)
-    counts = []
-    for step in range(200):
-        found = made._classes(tf.constant(10), tf.constant(step, tf.int64)).numpy()
-        assert (np.diff(found) >= 0).all()
-        counts.append(np.bincount(found, minlength=NUM_CLASSES + 1))
-        # A share's ends fall between the same two points, or between the next.
-        assert (np.abs(counts[-1] - 10 * expected) < 1).all()
-    np.testing.assert_allclose(np.mean(counts, axis=0), 10 * expected, atol=0.15)
-    even = made._classes(tf.constant(24), tf.constant(5, tf.int64))
-    if not dropout:
-        np.testing.assert_array_equal(even, labels)
+    expected = 100 * np.append(shares, dropout)
+    every = made._classes(tf.constant(0, tf.int64), tf.constant(4000)).numpy().reshape(40, 100)
+    assert len(np.unique(every, axis=0)) > 30  # in an order of its own
+    counts = np.array([np.bincount(block, minlength=NUM_CLASSES + 1) for block in every])
+    # A share's ends fall between the same two points, or between the next.
+    assert (np.abs(counts - expected) < 1).all()
+    np.testing.assert_allclose(counts.mean(axis=0), expected, atol=0.3)
+    even = make(drawer, (x0, labels), pool=24)._classes(tf.constant(0, tf.int64), tf.constant(24))
+    np.testing.assert_array_equal(np.sort(even), labels)
 
 
 def test_training_asks_no_label_of_its_images(drawer, images):
@@ -325,8 +361,8 @@ def test_a_network_of_mixed_precision_is_matched(images):
     found = made.fit(*images, batch_size=24, epochs=2, verbose=0).history["loss"]
     assert "bfloat16" in {layer.compute_dtype for layer in made.network.layers}
     assert np.isfinite(found).all()
-    shares = made._classes(tf.constant(24), tf.constant(0, tf.int64)).numpy()
-    np.testing.assert_array_equal(np.bincount(shares), [8, 8, 8])
+    shares = made._classes(tf.constant(0, tf.int64), tf.constant(48)).numpy()
+    np.testing.assert_array_equal(np.bincount(shares), [16, 16, 16])
 
 
 def test_looking_changes_nothing(drawer, images):
@@ -356,7 +392,7 @@ def test_a_students_own_times_are_taken_and_networks_without_classes_are_matched
     network = make_unet(conditioning="multiply")
     flow = kd.DiffusionModel(network, schedules.flow_schedule(T), prediction="flow", ema_decay=None)
     student = make(flow).student()
-    made = kd.match(student, pools(), window=30)
+    made = kd.match(student, pools(), pool=30)
     assert made.times == TIMES
     made.adapt(*images)  # labels are of no use here
     made.compile(optimizer="adam", run_eagerly=True)
@@ -366,10 +402,12 @@ def test_a_students_own_times_are_taken_and_networks_without_classes_are_matched
 
 
 def test_what_cannot_be_matched_is_refused(drawer, images):
-    with pytest.raises(ValueError, match="window: expected a positive integer, got 0"):
-        make(drawer, window=0)
-    with pytest.raises(ValueError, match="window: expected a positive integer, got 1.5"):
-        make(drawer, window=1.5)
+    with pytest.raises(ValueError, match="pool: expected a positive integer, got 0"):
+        make(drawer, pool=0)
+    with pytest.raises(ValueError, match="through: expected a positive integer, got 1.5"):
+        make(drawer, through=1.5)
+    with pytest.raises(ValueError, match="through: expected at most the 3 calls, got 4"):
+        make(drawer, through=4)
     with pytest.raises(ValueError, match="images: expected more than the 8 features, got 8"):
         make(drawer, (images[0][:8], images[1][:8]))
     x0, labels = images
@@ -381,8 +419,8 @@ def test_what_cannot_be_matched_is_refused(drawer, images):
     ):
         with pytest.raises(ValueError, match=message):
             make(drawer, given)
-    with pytest.raises(ValueError, match="window: expected more images than the 8 features, got 8"):
-        make(drawer, images, window=8)
+    with pytest.raises(ValueError, match="pool: expected more than the 8 features, got 8"):
+        make(drawer, images, pool=8)
     with pytest.raises(ValueError, match="fit: expected a model that was adapted"):
         make(drawer).fit(*images, verbose=0)
     denoiser = kd.DiffusionModel(
@@ -433,21 +471,22 @@ def test_distill_matches_a_run(programs, matched):
     assert record["status"] == "finished" and record["steps"] == 4
     told = record["distilled"]
     assert told["match"] == ["reader.onnx"] and told["times"] == [300.0, 150.0]
-    assert (told["optimizer"], told["rate"], told["batch_size"]) == ("adam", 6e-6, 100)
+    assert (told["optimizer"], told["rate"], told["batch_size"]) == ("muon", 4e-5, 100)
     assert "teacher_steps" not in told
-    assert told["window"] == 2000
+    assert told["pool"] == 2000
     before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))
     assert type(after) is kd.DiffusionModel and after.sampling["spacing"] == [300.0, 150.0]
     was = before.sample([0, 1, 2], sampler="ddim", spacing=[300, 150], guidance_scale=1.0)
     moved = np.abs(after.sample([0, 1, 2]) - was)
     assert 0 < moved.max() and moved.mean() < 0.02
-    more = ("--limit", "200", "--window", "300", "--optimizer", "muon")
+    more = ("--limit", "200", "--pool", "300", "--through", "1", "--optimizer", "adam")
     call("run-distilled", "--match", "reader.onnx", "--out", "again", *more)
     told = json.loads((folder / "again/run.json").read_text())["distilled"]
-    assert (told["window"], told["optimizer"], told["rate"]) == (300, "muon", 1.8e-5)
+    assert (told["pool"], told["optimizer"], told["rate"]) == (300, "adam", 2e-5)
     (last,) = (folder / "again/checkpoints").glob("*.keras")
     trained = runs.open_model(last)
-    assert trained.window == 300 and type(trained.optimizer) is kd.Muon
+    assert trained.pool == 300 and trained.through == 1
+    assert type(trained.optimizer) is keras.optimizers.Adam
     assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
 
 
@@ -458,11 +497,15 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
     (stopped / "checkpoints/step-00000004.keras").unlink()
     (stopped / "model.keras").unlink()
     record = json.loads((stopped / "run.json").read_text())
-    del record["distilled"]["optimizer"]  # as in runs of before there was a choice
+    old = {**record, "distilled": {**record["distilled"], "window": 2000}}
+    del old["distilled"]["pool"]
+    (stopped / "run.json").write_text(json.dumps({**old, "status": "running"}))
+    refused = call("run", "--out", "stopped", "--resume", status=2)
+    assert "expected a matching of this version" in refused.stderr
     (stopped / "run.json").write_text(json.dumps({**record, "status": "running"}))
-    other = call("run", "--out", "stopped", "--resume", "--optimizer", "muon", status=2)
-    assert "--optimizer was adam in this run and is muon now" in other.stderr
-    call("run", "--out", "stopped", "--resume", "--optimizer", "adam")
+    other = call("run", "--out", "stopped", "--resume", "--optimizer", "adam", status=2)
+    assert "--optimizer was muon in this run and is adam now" in other.stderr
+    call("run", "--out", "stopped", "--resume", "--optimizer", "muon")
     whole, again = (runs.open_model(path / "model.keras") for path in (matched, stopped))
     for ours, theirs in zip(whole.weights, again.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
@@ -473,10 +516,10 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
     [
         ("--match reader.onnx --guidance 2", "--guidance: expected none with --match, got 2.0"),
         ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
-        ("--window 300", "--window: expected none without --match, got 300"),
+        ("--pool 300", "--pool: expected none without --match, got 300"),
         ("--optimizer muon", "--optimizer: expected none without --match, got muon"),
         ("--match reader.onnx --optimizer sgd", "--optimizer: invalid choice: 'sgd'"),
-        ("--match reader.onnx --window 30", "window: expected more images than the 66 features"),
+        ("--match reader.onnx --pool 30", "--pool: expected more than the 66 features"),
         ("--match gone.onnx", "gone.onnx: expected"),
         (f"--match {SHIPPED[0]}", "--match: expected another classifier than evaluate.py's judge"),
         (f"--match {SHIPPED[1]}", "--match: expected one of class_names"),

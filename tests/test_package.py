@@ -83,3 +83,18 @@ def test_every_public_name_is_there():
         assert getattr(keras_diffusion, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         keras_diffusion.nothing  # noqa: B018
+
+
+def test_a_name_whose_packages_are_missing_says_what_to_install():
+    code = """
+import sys
+import keras_diffusion as kd
+sys.modules["keras"] = None  # as if it weren't installed
+try:
+    kd.unet
+except ModuleNotFoundError as error:
+    print(error, error.__cause__, error.__suppress_context__, sep="|")
+"""
+    said = " ".join(python(code))
+    assert said.startswith("unet: expected keras to be installed, found none: take this package")
+    assert said.endswith("|None|True")

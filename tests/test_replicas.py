@@ -42,7 +42,7 @@ with strategy.scope():
     if network == "matched":
         x = keras.Input((8, 8, 1))
         parts = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(x))
-        model = kd.match(model, keras.Model(x, [parts]), num_steps=3, window=40)
+        model = kd.match(model, keras.Model(x, [parts]), num_steps=3, pool=200)
         model.adapt(images, labels)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
 batches = kd.training_batches(images, labels, batch_size=batch_size, seed=0)

@@ -16,6 +16,7 @@ _NAMES = (
     *("sampler", "num_steps", "spacing", "strength", "eta", "variance", "guidance_scale", "keep"),
     *("sharpen", "redraw", "reader"),
     *("guidance_interval", "guidance_rescale", "seed", "to_seed", "start_from", "labels"),
+    *("pool", "through"),  # of a student's training
 )
 
 
