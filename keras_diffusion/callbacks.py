@@ -5,14 +5,13 @@ import dataclasses
 import os
 import signal
 import statistics
-import sys
 import time
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from keras_diffusion import runs
+from keras_diffusion.bars import bar
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import doctor
 from keras_diffusion.text import duration
@@ -140,15 +139,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, *, total_images, start, metrics):
         super().__init__()
         self.metrics, self.smooth = metrics, None
-        live = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=total_images,
-            initial=start,
-            unit=" images",
-            mininterval=0.5 if live else 60,
-            dynamic_ncols=live,
-            ascii=not live,
-        )
+        self.bar = bar(total_images, unit="images", done=start)
 
     def on_train_batch_end(self, batch, logs=None):
         loss = self.metrics.loss

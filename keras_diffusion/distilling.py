@@ -143,5 +143,5 @@ def _matching(asked, teacher, data):
         pool=asked.pool,
         through=asked.through,
     )
-    model.adapt(data.x_train, data.y_train)
+    model.adapt(data.x_train, data.y_train, progress=True)
     return model

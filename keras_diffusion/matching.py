@@ -1,10 +1,13 @@
 """Matching: a student is trained through all its calls until what it draws has real images' features, in mean and covariance."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_diffusion import pipeline, replicas
+from keras_diffusion.bars import bar
 from keras_diffusion.compiled import clip_unit
 from keras_diffusion.errors import is_integer
 from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
@@ -105,26 +108,31 @@ class Matching(FewSteps):
             shape=shape, initializer=initializer, dtype="float64", trainable=False, name=name
         )
 
-    def adapt(self, images, labels=None):
+    def adapt(self, images, labels=None, *, progress=False):
         """Takes the moments of real images' features, and draws the pool's images for theirs.
 
         Args:
             images: float [N, H, W, C] in [0, 1] or uint8.
             labels: int [N]; without classes leave them out.
+            progress: whether to show a bar (needs tqdm).
 
         Raises:
             ValueError: where images or `pool` are no more than the features, labels are missing, or a value is out of range.
         """
         labels = self._checked(images, labels)
-        look = tf.function(self._features, reduce_retracing=True)
-        real = [look(_pixels(images[part])) for part in _slices(len(images))]
-        real = np.concatenate([np.asarray(part, np.float64) for part in real])
+        total = len(images) + self.pool
+        with bar(total, unit="images", what="adapt") if progress else nullcontext() as shown:
+            self._adapt(images, labels, done=shown.update if progress else lambda count: None)
+
+    def _adapt(self, images, labels, *, done):
+        """`done` is called with the number of images whose features were taken."""
+        real = self._seen(images, done).astype(np.float64)
         self._scale.assign(self._scales(real))
         scale = self._scale.numpy()[: real.shape[1]]
         mean, covariance = self._moments_of(_with_class(real * scale, labels, self.num_classes))
         self._real_mean.assign(mean)
         self._real_root.assign(_root(covariance))
-        self._remembered.assign(self._drawn())
+        self._remembered.assign(self._drawn(done))
         found = self._remembered.numpy().astype(np.float64)  # as they are remembered
         self._own_mean.assign(found.mean(axis=0))
         self._own_square.assign(found.T @ found / len(found))
@@ -181,16 +189,26 @@ class Matching(FewSteps):
         mean, square = seen * mean, square * np.minimum.outer(seen, seen)
         return mean, square - np.outer(mean, mean)
 
-    def _drawn(self):
+    def _seen(self, images, done):
+        """Features of images as they come: float32 [N, sum of F_i]."""
+        look, found = tf.function(self._features, reduce_retracing=True), []
+        for part in _slices(len(images)):
+            found.append(look(_pixels(images[part])).numpy())
+            done(len(found[-1]))
+        return np.concatenate(found)
+
+    def _drawn(self, done):
         """Features of the whole pool, as the sampling network draws it: float32 [P, F]."""
 
         def some(begin):
             noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
             return self._joint(self._draw(self.sampling_network, noise, label), label)
 
-        draw = tf.function(some)
-        begins = tf.range(0, self.pool, self._block, dtype=tf.int64)
-        return np.concatenate([draw(begin).numpy().astype(np.float32) for begin in begins])
+        draw, found = tf.function(some), []
+        for begin in tf.range(0, self.pool, self._block, dtype=tf.int64):
+            found.append(draw(begin).numpy().astype(np.float32))
+            done(self._block)
+        return np.concatenate(found)
 
     def _noises(self, begin, count):
         """Noises of the pool [N, H, W, C], this replica's `count`, from number `begin` of the pool on."""

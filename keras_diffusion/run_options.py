@@ -12,6 +12,8 @@ NAMES = (
     "workers",
 )
 
+MADE_OF_RUNS = ("export", "evaluation", "sweep")  # in a run's folder, by convert.py and evaluate.py
+
 
 def add(parser, usual):
     """Adds the options.
@@ -99,6 +101,13 @@ def goes_on(options, run, watch):
     if options.resume and not run.exists() and tells(watch):
         print(f"{run.folder} was stopped before its first step: starting over")
     return options.resume and run.exists()
+
+
+def tell_what_stays(options, run, watch):
+    """Where a run is replaced, the chief says what was made of it and is now of another one's weights."""
+    made = [run.folder / name for name in MADE_OF_RUNS if (run.folder / name).is_dir()]
+    if options.force and made and tells(watch):
+        print(f"still of the run that is replaced: {', '.join(map(str, made))}")
 
 
 def earlier(options, run):

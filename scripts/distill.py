@@ -64,7 +64,7 @@ def main():
     cli.need("tensorflow", "tqdm", "filelock", extra="train")
     if asked.match:
         cli.need("onnxruntime", "onnx", extra="all")
-        student.check_readers(asked, images)
+        print(student.check_readers(asked, images))
     run_options.check_data(before, images)
     with workers.folder(worker, run) as (own, watch):
         # Once more: meanwhile another process may have gone on.
@@ -81,6 +81,7 @@ def train(options, asked, teacher, record, images, run, watch):
     strategy = replicas.strategy(options.devices, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
     tells = run_options.tells(watch)
+    run_options.tell_what_stays(options, run, watch)
     with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
         before = run.read() if run_options.goes_on(options, run, watch) else None
         finished = distilling.train(

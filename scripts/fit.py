@@ -91,6 +91,7 @@ def fit(options, asked, images, run, watch):
     strategy = replicas.strategy(options.devices, xla=asked.xla, workers=watch is not None)
     replicas.check_batches(strategy, len(images.x_train), asked.batch_size)
     tells = run_options.tells(watch)
+    run_options.tell_what_stays(options, run, watch)
     with workers.together(strategy, run, watch), run_options.telling_how_to_go_on() as command:
         resume = run_options.goes_on(options, run, watch)
         if options.force and run.exists():

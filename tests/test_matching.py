@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 
 import keras
@@ -480,7 +481,11 @@ def test_distill_matches_a_run(programs, matched):
     moved = np.abs(after.sample([0, 1, 2]) - was)
     assert 0 < moved.max() and moved.mean() < 0.02
     more = ("--limit", "200", "--pool", "300", "--through", "1", "--optimizer", "adam")
-    call("run-distilled", "--match", "reader.onnx", "--out", "again", *more)
+    outcome = call("run-distilled", "--match", "reader.onnx", "--out", "again", *more)
+    reads = Classifier(folder / "reader.onnx").says["test_accuracy"]
+    assert f"matched by reader.onnx ({reads:.2%} of its test images read right)\n" in outcome.stdout
+    shown = outcome.stderr.replace("\r", "\n")
+    assert re.search(r"^adapt: 100%.* 500/500 ", shown, re.MULTILINE)  # 200 real ones, 300 drawn
     told = json.loads((folder / "again/run.json").read_text())["distilled"]
     assert (told["pool"], told["optimizer"], told["rate"]) == (300, "adam", 2e-5)
     (last,) = (folder / "again/checkpoints").glob("*.keras")

@@ -115,3 +115,20 @@ def test_the_chief_says_that_a_run_starts_over(run, capsys, chief):
     assert run_options.goes_on(asked, run, watch)
     assert not run_options.goes_on(not_asked, run, watch)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("chief", [None, True, False])
+def test_the_chief_says_what_stays_of_a_run_that_is_replaced(run, capsys, chief):
+    watch = None if chief is None else SimpleNamespace(workers=SimpleNamespace(is_chief=chief))
+    forced, plain = (SimpleNamespace(force=force) for force in (True, False))
+    run_options.tell_what_stays(forced, run, watch)
+    (run.folder / "sweep").touch()  # a file is nobody's
+    run_options.tell_what_stays(forced, run, watch)
+    (run.folder / "export").mkdir()
+    (run.folder / "evaluation").mkdir()
+    run_options.tell_what_stays(plain, run, watch)
+    assert capsys.readouterr().out == ""
+    run_options.tell_what_stays(forced, run, watch)
+    folders = f"{run.folder / 'export'}, {run.folder / 'evaluation'}"
+    told = f"still of the run that is replaced: {folders}\n"
+    assert capsys.readouterr().out == ("" if chief is False else told)

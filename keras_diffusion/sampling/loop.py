@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_diffusion.bars import bar
 from keras_diffusion.sampling import guidance, request, tableau
 
 _OPS = guidance.Ops(
@@ -53,11 +54,11 @@ def drive(run, plan, asked, *, weights, redraw=None, callback=None, progress=Fal
     size = len(plan) if whole else 1
     chunks = asked.chunks(plan, rows=size)
     images = (out or array)((len(asked), *asked.image_shape))
-    with _bar(len(plan) * len(chunks)) if progress else nullcontext() as bar:
+    with bar(len(plan) * len(chunks), unit="calls") if progress else nullcontext() as shown:
         draw = functools.partial(_draw, run, plan, weights=weights, size=size)
         for chunk in chunks:
             part = asked.part(chunk)
-            drawn = draw(part, told=functools.partial(_tell, bar, callback, chunk, plan))
+            drawn = draw(part, told=functools.partial(_tell, shown, callback, chunk, plan))
             if redraw is not None:
                 drawn = redraw.better(
                     drawn, part.labels, lambda some, part=part: draw(part.again(some))
@@ -79,9 +80,9 @@ def _draw(run, plan, part, *, weights, size, told=None):
     return clip_unit(np.asarray(x))
 
 
-def _tell(bar, callback, chunk, plan, i, x0):
-    if bar is not None:
-        bar.update()
+def _tell(shown, callback, chunk, plan, i, x0):
+    if shown is not None:
+        shown.update()
     if callback is not None:
         t = plan.t[i] / plan.num_train_steps
         callback(Estimate(chunk, i, len(plan), t, np.array(x0)))
@@ -95,13 +96,6 @@ def _fits(rows, image_shape):
 def array(shape):
     """Room for images."""
     return np.empty(shape, np.float32)
-
-
-def _bar(total):
-    """A context manager: the bar is closed whatever is raised."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=" calls")
 
 
 def clip_unit(x):
