@@ -61,10 +61,10 @@ def _home(name):
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise
-        raise ModuleNotFoundError(
-            f"{name}: expected {error.name} to be installed, found none: take this package with its extra 'train' (or 'all')",
-            name=error.name,
-        ) from None
+        from keras_diffusion import extras
+
+        said = f"{name}: {extras.missing(error.name, 'train')}"
+        raise ModuleNotFoundError(said, name=error.name) from None
 
 
 def __dir__():

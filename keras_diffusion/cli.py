@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 
+from keras_diffusion import extras
 from keras_diffusion.errors import UserError, line, shown
 from keras_diffusion.files import beside
 
@@ -142,9 +143,7 @@ def need(*packages, extra):
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f'expected {package} to be installed, found none: pip install "keras-diffusion[{extra}]"'
-            )
+            raise UserError(extras.missing(package, extra))
 
 
 def load_tensorflow(*, devices=1, workers=False):

@@ -14,7 +14,7 @@ import os
 import pathlib
 import sys
 
-from keras_diffusion import cli
+from keras_diffusion import cli, extras
 from keras_diffusion.benchmarking import variants
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import check_replaceable
@@ -153,7 +153,7 @@ def measure(options):
         say=lambda line: print(line, file=sys.stderr),
     )
     if options.peer and not tasks.has_torch():
-        how.say('PyTorch is not installed, ours alone: pip install "keras-diffusion[benchmark]"')
+        how.say(f"PyTorch is not installed, ours alone: {extras.command('benchmark')}")
     if options.what == "startup":
         return tasks.startup(options, how, scripts=pathlib.Path(__file__).resolve().parent)
     return {"train": tasks.train, "sample": tasks.sample}[options.what](options, how)

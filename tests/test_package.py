@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_diffusion
-from keras_diffusion import versions
+from keras_diffusion import extras, versions
 
 
 def python(code):
@@ -96,5 +96,22 @@ except ModuleNotFoundError as error:
     print(error, error.__cause__, error.__suppress_context__, sep="|")
 """
     said = " ".join(python(code))
-    assert said.startswith("unet: expected keras to be installed, found none: take this package")
-    assert said.endswith("|None|True")
+    advice = extras.command("train")
+    assert said == f"unet: expected keras to be installed, found none: {advice}|None|True"
+
+
+def test_what_to_install_is_a_command_that_works_where_it_is_typed(tmp_path, monkeypatch):
+    """From the clone, from beside it, and without one: the package is in no registry."""
+    root = tmp_path / "clone"
+    (root / "keras_diffusion").mkdir(parents=True)
+    monkeypatch.setattr(extras, "__file__", str(root / "keras_diffusion/extras.py"))
+    monkeypatch.chdir(root)
+    assert extras.command("onnx") == 'pip install ".[onnx]" in a clone of keras-diffusion'
+    (root / "pyproject.toml").touch()
+    assert extras.command("onnx") == 'pip install -e ".[onnx]"'
+    monkeypatch.chdir(root / "keras_diffusion")
+    assert extras.command("onnx") == 'pip install -e "..[onnx]"'
+    far = tmp_path / "/".join("abcdefgh" * 8)
+    far.mkdir(parents=True)
+    monkeypatch.chdir(far)
+    assert extras.command("onnx") == f'pip install -e "{root}[onnx]"'
