@@ -108,9 +108,9 @@ def best(recipe):
         UserError: where the part has none.
     """
     if not has_best(recipe):
-        parts = ", ".join(r.parts[0] for r in RECIPES["ddpm"] if has_best(r))
+        parts = " or ".join(r.parts[0] for r in RECIPES["ddpm"] if has_best(r))
         raise UserError(
-            f"--recipe best: expected --edition ddpm and one of the parts {parts}, got {recipe.title}"
+            f"--recipe best: expected part {parts} of --edition ddpm, got part {recipe.parts[0]}, {recipe.title}"
         )
     return replace(
         recipe,

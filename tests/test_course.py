@@ -133,7 +133,8 @@ def test_our_own_recipe_differs_where_it_says_and_has_no_one_to_compare_with():
 def test_our_own_recipe_is_for_ddpm(given):
     with pytest.raises(UserError) as error:
         settings.resolve({**given, "recipe": "best"})
-    assert "2.2, 2.5" in str(error.value) and "\n" not in str(error.value)
+    said = f"part 2.2 or 2.5 of --edition ddpm, got part {given['part']}, "
+    assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_cosine_rises_and_falls_as_kerass():
