@@ -1,5 +1,7 @@
 """One distillation, from a finished run to the run folder of its student."""
 
+import dataclasses
+
 from keras_diffusion import (
     building,
     course,
@@ -7,6 +9,7 @@ from keras_diffusion import (
     fitting,
     matching,
     pipeline,
+    replicas,
     runs,
     settings,
 )
@@ -58,7 +61,10 @@ def train(
         raise UserError("--resume: expected the teacher that the run began with, got another")
     steps = asked.epochs * pipeline.steps_per_epoch(len(data.x_train), asked.batch_size)
     model = runs.last_model(run, say) if earlier is not None else None
-    model = model or _begin(asked, teacher, data, steps)
+    if model is None:
+        model = _made(asked, teacher, data)
+        asked = _settled(asked, model, say)
+        _compile(model, asked, steps)
     if earlier is None:
         run.clear()
     start = int(model.step.numpy())
@@ -69,7 +75,7 @@ def train(
         "command": command,
         "sessions": [fitting.session_record(start)],
         **fitting.describe(teacher.network, model),
-        DISTILLED: {**_asked(asked, model), "teacher": weights},
+        DISTILLED: {**asked.to_json(), "teacher": weights},
     }
     fitting.begin(run, told, earlier or {}, start)
     session = Session(
@@ -87,9 +93,16 @@ def train(
     return fitting.finish(session, command=command, say=say, result=lambda model: model.student())
 
 
-def _asked(asked, model):
-    """What was asked, and where that was left open what the model took."""
-    return {**asked.to_json(), **({"pool": asked.pool or model.pool} if asked.match else {})}
+def _settled(asked, model, say):
+    """What is asked, with what was left open as the model has it."""
+    if not asked.match:
+        return asked
+    rate = asked.rate
+    if rate is None:
+        distance = replicas.agreed(model.distance())
+        rate = matching.rate(asked.optimizer, distance)
+        say(f"distance {distance:.2g} of real images' variance, rate {rate:g}")
+    return dataclasses.replace(asked, pool=asked.pool or model.pool, rate=rate)
 
 
 def _settings(asked, data, record):
@@ -109,16 +122,18 @@ def _check_data(asked, teacher, data):
         )
 
 
-def _begin(asked, teacher, data, steps):
-    """The model that trains the student, before its first step, compiled."""
+def _made(asked, teacher, data):
+    """The model that trains the student."""
     try:
-        model = _matching(asked, teacher, data) if asked.match else _distillation(asked, teacher)
+        return _matching(asked, teacher, data) if asked.match else _distillation(asked, teacher)
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
+
+
+def _compile(model, asked, steps):
     rate = building.cosine_rate(asked.rate, steps)
     made = {"adam": matching.adam, "muon": matching.muon}[asked.optimizer]
     model.compile(optimizer=made(rate) if asked.match else building.adam(rate))
-    return model
 
 
 def _distillation(asked, teacher):

@@ -138,6 +138,16 @@ class Matching(FewSteps):
         self._own_square.assign(found.T @ found / len(found))
         self._map.assign(self._affine())
 
+    def distance(self):
+        """How far what the pool's noises become is from real images: the squared Fréchet distance of their features, as a share of
+        the real ones' total variance."""
+        mean, root = self._own_mean.numpy(), self._real_root.numpy()
+        covariance = self._own_square.numpy() - np.outer(mean, mean)
+        off = np.square(mean - self._real_mean.numpy()).sum()
+        both = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0)).sum()
+        real = np.square(root).sum()
+        return float((off + np.trace(covariance) + real - 2 * both) / real)
+
     def _checked(self, images, labels):
         """The labels as int32 [N]; zeros without classes.
 
@@ -381,6 +391,18 @@ def adam(rate):
 def muon(rate):
     """Muon for `Matching`: as near as Adam comes, with less motion elsewhere; what `kd.Muon` leaves to Adam has that of `adam`."""
     return Muon(rate, adam_beta_2=0.99, global_clipnorm=1.0)
+
+
+def rate(optimizer, distance):
+    """A rate for `adam` or `muon` where none is given: Muon's is the larger the farther what is drawn is from real images.
+
+    Args:
+        optimizer: "adam" or "muon".
+        distance: of `Matching.distance`, before the first step.
+    """
+    if optimizer == "adam":
+        return 2e-5
+    return float(f"{min(max(0.01 * distance, 4e-5), 1e-3):.1e}")
 
 
 def _way(found, target):

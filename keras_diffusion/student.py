@@ -22,7 +22,8 @@ class Asked:
             begins as.
         pool, through: as for `Matching`.
         optimizer: of OPTIMIZERS, where it is matched; a teacher's student has Adam.
-        epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine.
+        epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine. None with
+            `match`, until its model says what suits it (`matching.rate`).
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
     """
@@ -37,7 +38,7 @@ class Asked:
     optimizer: str = "muon"
     epochs: int = 5
     batch_size: int = 128
-    rate: float = 5e-4
+    rate: float | None = 5e-4
     seed: int = 0
     data: str = "mnist"
     limit: int | None = None
@@ -51,8 +52,8 @@ class Asked:
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
 _OF_MATCHING = ("pool", "through", "optimizer")
-_MATCHING = {"epochs": 1, "batch_size": 100}  # in place of the defaults above
-OPTIMIZERS = {"adam": 2e-5, "muon": 4e-5}  # of matching, and the rate where none is given
+_MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
+OPTIMIZERS = ("adam", "muon")  # of matching
 
 
 def resolve(given, record, before=None):
@@ -72,7 +73,7 @@ def resolve(given, record, before=None):
         _check_matching(given)
         trained = settings.from_json(record["settings"])
         usual = {"data": trained.data, "limit": None if "data" in given else trained.limit}
-        given = {**usual, **(_matching(given) if "match" in given else {}), **given}
+        given = {**usual, **(_MATCHING if "match" in given else {}), **given}
         if "match" in given and steps is None and spacing is None:
             spacing = record.get(DISTILLED, {}).get("times")  # those that it has learned to draw in
     timed = before is None or steps is not None or spacing is not None
@@ -92,11 +93,6 @@ def resolve(given, record, before=None):
     except ValueError as error:
         raise UserError(options.said_of_options(error)) from None
     return asked
-
-
-def _matching(given):
-    """The defaults of matching."""
-    return {**_MATCHING, "rate": OPTIMIZERS[given.get("optimizer", Asked.optimizer)]}
 
 
 def _check_matching(given):

@@ -33,8 +33,8 @@ def parse(arguments):
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])
     add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")
-    add("--optimizer", choices=tuple(student.OPTIMIZERS), help="with --match (muon)")
-    rate = "of the optimizer (0.0005; with --match muon's 0.00004, adam's 0.00002)"
+    add("--optimizer", choices=student.OPTIMIZERS, help="with --match (muon)")
+    rate = "of the optimizer (0.0005; with --match adam's 0.00002, muon's by how far RUN's images are, 0.00004 to 0.001)"
     add("--rate", type=cli.number(1e-8, 1), help=rate)
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
     add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")

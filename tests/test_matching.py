@@ -14,7 +14,7 @@ import tensorflow as tf
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, roughen, under_policy
 
 import keras_diffusion as kd
-from keras_diffusion import runs, schedules
+from keras_diffusion import matching, runs, schedules
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier, distances
 from keras_diffusion.evaluation.judge import SHIPPED
@@ -85,6 +85,13 @@ def test_the_target_has_the_moments_of_real_images_and_is_as_far_as_the_distance
     expected = distances.frechet_of_moments(own, (mean, covariance))
     way = ((found - target) ** 2).sum(axis=1).mean()
     np.testing.assert_allclose(way, expected, rtol=1e-4)
+    np.testing.assert_allclose(made.distance(), expected / np.trace(covariance), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("distance", "muon"), [(0.0, 4e-5), (0.01234, 1.2e-4), (0.5, 1e-3)])
+def test_muons_rate_is_larger_far_from_real_images(distance, muon):
+    assert matching.rate("muon", distance) == muon
+    assert matching.rate("adam", distance) == 2e-5
 
 
 def test_the_gradient_is_that_of_the_distance(drawer, images, found):
@@ -472,7 +479,8 @@ def test_distill_matches_a_run(programs, matched):
     assert record["status"] == "finished" and record["steps"] == 4
     told = record["distilled"]
     assert told["match"] == ["reader.onnx"] and told["times"] == [300.0, 150.0]
-    assert (told["optimizer"], told["rate"], told["batch_size"]) == ("muon", 4e-5, 100)
+    assert (told["optimizer"], told["batch_size"]) == ("muon", 100)
+    assert told["rate"] == 1e-3  # of images so far away
     assert "teacher_steps" not in told
     assert told["pool"] == 2000
     before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))

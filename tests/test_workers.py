@@ -32,6 +32,7 @@ if ports:
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
 import keras, numpy as np, tensorflow as tf
 import keras_diffusion as kd
+from keras_diffusion import replicas
 
 strategy = tf.distribute.MultiWorkerMirroredStrategy() if ports else tf.distribute.get_strategy()
 keras.utils.set_random_seed(0)
@@ -52,7 +53,9 @@ def step(batch):
 
 for _ in range(7):
     step(next(batches))
-np.savez(out, strategy.num_replicas_in_sync, *[np.asarray(w) for w in model.weights])
+with strategy.scope():
+    agreed = replicas.agreed(1.0 + index)
+np.savez(out, strategy.num_replicas_in_sync, agreed, *[np.asarray(w) for w in model.weights])
 """
 
 
@@ -68,9 +71,10 @@ def test_two_workers_train_as_one_in_a_loop_of_ones_own(tmp_path):
         )
     assert [one.returncode for one in both] == [0, 0], both[0].stderr[-2000:]
     alone, *workers = (np.load(tmp_path / f"{name}.npz") for name in ("alone", "0", "1"))
+    assert float(alone["arr_1"]) == 1.0
     for worker in workers:
-        assert int(worker["arr_0"]) == 2
-        for name in alone.files[1:]:
+        assert int(worker["arr_0"]) == 2 and float(worker["arr_1"]) == 1.5
+        for name in alone.files[2:]:
             np.testing.assert_allclose(worker[name], alone[name], rtol=2e-4, atol=2e-5)
 
 
