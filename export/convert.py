@@ -108,7 +108,7 @@ def main():
     given = sampling_options.default_arguments(options)
     if options.best:
         given = {**best_way(options, model), **given}
-    folder = pathlib.Path(options.to or run.folder / "export")
+    folder = pathlib.Path(options.to or run.folder / runs.EXPORT)
     try:
         certificate = convert.convert(
             model,

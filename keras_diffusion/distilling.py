@@ -97,11 +97,9 @@ def _settled(asked, model, say):
     """What is asked, with what was left open as the model has it."""
     if not asked.match:
         return asked
-    rate = asked.rate
-    if rate is None:
-        distance = replicas.agreed(model.distance())
-        rate = matching.rate(asked.optimizer, distance)
-        say(f"distance {distance:.2g} of real images' variance, rate {rate:g}")
+    distance = replicas.agreed(model.distance())
+    rate = asked.rate or matching.rate(asked.optimizer, distance)
+    say(f"what RUN draws is {distance:.2g} of real images' variance from them: --rate {rate:g}")
     return dataclasses.replace(asked, pool=asked.pool or model.pool, rate=rate)
 
 

@@ -140,13 +140,18 @@ class Matching(FewSteps):
 
     def distance(self):
         """How far what the pool's noises become is from real images: the squared Fréchet distance of their features, as a share of
-        the real ones' total variance."""
+        the real ones' total variance.
+
+        Raises:
+            ValueError: before `adapt`.
+        """
+        self._check_adapted("distance")
         mean, root = self._own_mean.numpy(), self._real_root.numpy()
         covariance = self._own_square.numpy() - np.outer(mean, mean)
         off = np.square(mean - self._real_mean.numpy()).sum()
         both = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0)).sum()
         real = np.square(root).sum()
-        return float((off + np.trace(covariance) + real - 2 * both) / real)
+        return max(0.0, float((off + np.trace(covariance) + real - 2 * both) / real))
 
     def _checked(self, images, labels):
         """The labels as int32 [N]; zeros without classes.
@@ -177,11 +182,14 @@ class Matching(FewSteps):
         Raises:
             ValueError: where it didn't.
         """
+        self._check_adapted("fit")
+        return super().fit(*args, **kwargs)
+
+    def _check_adapted(self, asked):
         if not self._real_root.numpy().any():
             raise ValueError(
-                "fit: expected a model that was adapted, got one that wasn't; call adapt"
+                f"{asked}: expected a model that was adapted, got one that wasn't; call adapt"
             )
-        return super().fit(*args, **kwargs)
 
     def _scales(self, features):
         """Each group's, by which its total variance is 1; those of the class are 1."""

@@ -4,15 +4,13 @@ import contextlib
 import shlex
 import sys
 
-from keras_diffusion import cli, workers
+from keras_diffusion import cli, runs, workers
 from keras_diffusion.errors import UserError, is_integer
 
 NAMES = (
     *("out", "resume", "force", "checkpoint_minutes", "checkpoint_steps", "recover", "devices"),
     "workers",
 )
-
-MADE_OF_RUNS = ("export", "evaluation", "sweep")  # in a run's folder, by convert.py and evaluate.py
 
 
 def add(parser, usual):
@@ -104,10 +102,12 @@ def goes_on(options, run, watch):
 
 
 def tell_what_stays(options, run, watch):
-    """Where a run is replaced, the chief says what was made of it and is now of another one's weights."""
-    made = [run.folder / name for name in MADE_OF_RUNS if (run.folder / name).is_dir()]
-    if options.force and made and tells(watch):
-        print(f"still of the run that is replaced: {', '.join(map(str, made))}")
+    """Where a run is replaced, the chief says what was made of it, and stays."""
+    made = [run.folder / name for name in runs.MADE if (run.folder / name).is_dir()]
+    if options.force and run.exists() and made and tells(watch):
+        print(
+            f"of the run that --force replaces: {', '.join(map(str, made))}; convert.py and evaluate.py make them anew"
+        )
 
 
 def earlier(options, run):

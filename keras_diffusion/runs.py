@@ -20,6 +20,7 @@ COLUMNS = ("epoch", "step", "loss", "learning_rate", "images_per_second")
 MAX_METRICS = 2**28  # bytes of metrics.csv: some six million steps
 MAX_COUNT = 2**53  # of whatever is counted: floats know the integers up to there
 DISTILLED = "distilled"  # what of run.json says how a student was made; a part's run has none
+EXPORT, EVALUATION, SWEEP = MADE = ("export", "evaluation", "sweep")  # folders made of a run
 _KINDS = {str: "text", dict: "an object", list: "a list"}
 _REQUIRED = {"status": str, "settings": dict, "data": dict, "figures": list}
 

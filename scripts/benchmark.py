@@ -153,7 +153,7 @@ def measure(options):
         say=lambda line: print(line, file=sys.stderr),
     )
     if options.peer and not tasks.has_torch():
-        how.say(f"PyTorch is not installed, ours alone: {extras.command('benchmark')}")
+        how.say(f"PyTorch is not installed, ours alone: {extras.advice('benchmark')}")
     if options.what == "startup":
         return tasks.startup(options, how, scripts=pathlib.Path(__file__).resolve().parent)
     return {"train": tasks.train, "sample": tasks.sample}[options.what](options, how)

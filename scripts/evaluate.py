@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 
-from keras_diffusion import cli, data
+from keras_diffusion import cli, data, runs
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import check_replaceable
 from keras_diffusion.sampling import options as sampling_options
@@ -164,7 +164,7 @@ def open_images(given, trained_on):
 def main():
     options = parse(sys.argv[1:])
     own = options.model if options.model and os.path.isdir(options.model) else ""
-    folder = options.out or os.path.join(own, "sweep" if options.sweep else "evaluation")
+    folder = options.out or os.path.join(own, runs.SWEEP if options.sweep else runs.EVALUATION)
     if not options.sweep:
         check_replaceable(folder, made="evaluation.json")
     cli.need("onnxruntime", extra="onnx")

@@ -1,9 +1,11 @@
 """Matching: what a student draws is brought to real images' features, in mean and covariance, the class among them."""
 
+import dataclasses
 import functools
 import json
 import re
 import shutil
+import types
 
 import keras
 import numpy as np
@@ -14,7 +16,7 @@ import tensorflow as tf
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, roughen, under_policy
 
 import keras_diffusion as kd
-from keras_diffusion import matching, runs, schedules
+from keras_diffusion import distilling, matching, runs, schedules, student
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier, distances
 from keras_diffusion.evaluation.judge import SHIPPED
@@ -92,6 +94,19 @@ def test_the_target_has_the_moments_of_real_images_and_is_as_far_as_the_distance
 def test_muons_rate_is_larger_far_from_real_images(distance, muon):
     assert matching.rate("muon", distance) == muon
     assert matching.rate("adam", distance) == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "rate"), [("muon", None, 2e-4), ("muon", 0.5, 0.5), ("adam", None, 2e-5)]
+)
+def test_a_rate_that_is_not_given_goes_by_the_distance(optimizer, given, rate):
+    asked = student.Asked(times=(300.0,), match=("a",), optimizer=optimizer, rate=given, pool=250)
+    model, told = types.SimpleNamespace(distance=lambda: 0.02, pool=300), []
+    settled = distilling._settled(asked, model, told.append)
+    assert settled == dataclasses.replace(asked, rate=rate)
+    assert told == [f"what RUN draws is 0.02 of real images' variance from them: --rate {rate:g}"]
+    open_pool = dataclasses.replace(asked, pool=None)
+    assert distilling._settled(open_pool, model, told.append).pool == 300
 
 
 def test_the_gradient_is_that_of_the_distance(drawer, images, found):
@@ -429,6 +444,8 @@ def test_what_cannot_be_matched_is_refused(drawer, images):
             make(drawer, given)
     with pytest.raises(ValueError, match="pool: expected more than the 8 features, got 8"):
         make(drawer, images, pool=8)
+    with pytest.raises(ValueError, match="distance: expected a model that was adapted"):
+        kd.match(drawer, pools(), spacing=TIMES).distance()
     with pytest.raises(ValueError, match="fit: expected a model that was adapted"):
         make(drawer).fit(*images, verbose=0)
     denoiser = kd.DiffusionModel(
@@ -469,7 +486,8 @@ MATCH = ("run", "--match", "reader.onnx", "--steps", "2", "--epochs", "2")
 def matched(programs):
     """Folder of a matched student, with the checkpoints of steps 3 and 4, its last."""
     call, folder = programs
-    call(*MATCH, "--checkpoint-steps", "3")
+    outcome = call(*MATCH, "--checkpoint-steps", "3")
+    assert "of real images' variance from them: --rate 0.001\n" in outcome.stdout
     return folder / "run-distilled"
 
 

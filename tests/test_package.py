@@ -96,7 +96,7 @@ except ModuleNotFoundError as error:
     print(error, error.__cause__, error.__suppress_context__, sep="|")
 """
     said = " ".join(python(code))
-    advice = extras.command("train")
+    advice = extras.advice("train")
     assert said == f"unet: expected keras to be installed, found none: {advice}|None|True"
 
 
@@ -106,12 +106,14 @@ def test_what_to_install_is_a_command_that_works_where_it_is_typed(tmp_path, mon
     (root / "keras_diffusion").mkdir(parents=True)
     monkeypatch.setattr(extras, "__file__", str(root / "keras_diffusion/extras.py"))
     monkeypatch.chdir(root)
-    assert extras.command("onnx") == 'pip install ".[onnx]" in a clone of keras-diffusion'
-    (root / "pyproject.toml").touch()
-    assert extras.command("onnx") == 'pip install -e ".[onnx]"'
+    assert extras.advice("onnx") == 'pip install ".[onnx]" in a clone of keras-diffusion'
+    (root / "pyproject.toml").write_text('name = "another"')
+    assert "in a clone of keras-diffusion" in extras.advice("onnx")
+    (root / "pyproject.toml").write_text('name = "keras-diffusion"')
+    assert extras.advice("onnx") == 'pip install -e ".[onnx]"'
     monkeypatch.chdir(root / "keras_diffusion")
-    assert extras.command("onnx") == 'pip install -e "..[onnx]"'
+    assert extras.advice("onnx") == 'pip install -e "..[onnx]"'
     far = tmp_path / "/".join("abcdefgh" * 8)
     far.mkdir(parents=True)
     monkeypatch.chdir(far)
-    assert extras.command("onnx") == f'pip install -e "{root}[onnx]"'
+    assert extras.advice("onnx") == f'pip install -e "{root}[onnx]"'

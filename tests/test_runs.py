@@ -121,14 +121,20 @@ def test_the_chief_says_that_a_run_starts_over(run, capsys, chief):
 def test_the_chief_says_what_stays_of_a_run_that_is_replaced(run, capsys, chief):
     watch = None if chief is None else SimpleNamespace(workers=SimpleNamespace(is_chief=chief))
     forced, plain = (SimpleNamespace(force=force) for force in (True, False))
-    run_options.tell_what_stays(forced, run, watch)
     (run.folder / "sweep").touch()  # a file is nobody's
-    run_options.tell_what_stays(forced, run, watch)
-    (run.folder / "export").mkdir()
-    (run.folder / "evaluation").mkdir()
+    for name in ("export", "evaluation"):
+        (run.folder / name).mkdir()
+    run_options.tell_what_stays(forced, run, watch)  # there is no run to be replaced
+    run.write({"status": "finished", "figures": [], "settings": {}, "data": {}})
     run_options.tell_what_stays(plain, run, watch)
     assert capsys.readouterr().out == ""
     run_options.tell_what_stays(forced, run, watch)
     folders = f"{run.folder / 'export'}, {run.folder / 'evaluation'}"
-    told = f"still of the run that is replaced: {folders}\n"
+    told = (
+        f"of the run that --force replaces: {folders}; convert.py and evaluate.py make them anew\n"
+    )
     assert capsys.readouterr().out == ("" if chief is False else told)
+    for name in ("export", "evaluation"):
+        (run.folder / name).rmdir()
+    run_options.tell_what_stays(forced, run, watch)
+    assert capsys.readouterr().out == ""

