@@ -148,6 +148,7 @@ class Matching(FewSteps):
         self._check_adapted("distance")
         mean, root = self._own_mean.numpy(), self._real_root.numpy()
         covariance = self._own_square.numpy() - np.outer(mean, mean)
+        # As evaluation.distances.frechet_of_moments, whose module needs scikit-learn and SciPy; the root is here already.
         off = np.square(mean - self._real_mean.numpy()).sum()
         both = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0)).sum()
         real = np.square(root).sum()
