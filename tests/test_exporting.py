@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, one_line, roughen, under_policy
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, make_unet, one_line, roughen, under_policy
 from onnx import numpy_helper
 
 import keras_diffusion as kd
@@ -53,6 +53,12 @@ def session(path):
 @pytest.fixture(scope="module")
 def model():
     return make_model()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Of a network that is exported far sooner; for tests of what becomes of the files."""
+    return make_model(make_small(), ema_decay=None)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +222,7 @@ def test_what_tensorflow_lite_lacks_is_refused(tmp_path):
 
 
 def test_averaged_weights_are_exported(tmp_path):
-    model = make_model()
+    model = make_model(make_small())
     roughen(model.ema_network, seed=1)  # differ from those that were trained
     export(model, tmp_path / "export")
     x, t = np.ones((2, *IMAGE_SHAPE), np.float32), np.array([0.2, 0.9], np.float32)
@@ -360,15 +366,15 @@ def test_int8_rounds_each_channel_by_itself():
     assert (np.abs(got - weights) <= 0.5001 * steps).all()
 
 
-def test_a_smaller_file_that_spoils_the_pictures_is_refused(model, tmp_path, monkeypatch):
+def test_a_smaller_file_that_spoils_the_pictures_is_refused(small, tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "MEAN_TOLERANCE", 1e-7)
     with pytest.raises(UserError) as error:
-        export(model, tmp_path / "export", also=("int8",))
+        export(small, tmp_path / "export", also=("int8",))
     assert "int8: expected pixels that change by" in one_line(error)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_smaller_samplers_are_compared_too(model, tmp_path, monkeypatch):
+def test_smaller_samplers_are_compared_too(small, tmp_path, monkeypatch):
     real = smaller.shrink
 
     def spoiled(made, precision):
@@ -390,7 +396,7 @@ def test_smaller_samplers_are_compared_too(model, tmp_path, monkeypatch):
     for spoil in (spoiled, zeroed):
         monkeypatch.setattr(smaller, "shrink", spoil)
         with pytest.raises(UserError) as error:
-            export(model, tmp_path / "export", also=("float16",))
+            export(small, tmp_path / "export", also=("float16",))
         assert "sampler.float16.onnx: expected" in one_line(error)
         assert list(tmp_path.iterdir()) == []
 
@@ -458,10 +464,10 @@ SPOILERS = [
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-def test_files_that_differ_are_not_left(model, tmp_path, monkeypatch, spoil):
+def test_files_that_differ_are_not_left(small, tmp_path, monkeypatch, spoil):
     spoil(monkeypatch)
     with pytest.raises(UserError) as error:
-        export(model, tmp_path / "export")
+        export(small, tmp_path / "export")
     assert "of what they are made of, got" in one_line(error)
     assert list(tmp_path.iterdir()) == []
 
@@ -497,10 +503,10 @@ def test_loops_inside_a_network_are_refused():
 
 
 def test_a_mixed_network_that_was_rebuilt_wrong_is_seen(tmp_path, monkeypatch):
-    wrong = make_unet(num_classes=NUM_CLASSES, seed=1)
+    wrong = make_small(seed=1)
     monkeypatch.setattr(convert, "in_float32", lambda network: wrong)
     with pytest.raises(UserError, match="of what they are made of"):
-        export(make_model(), tmp_path / "export")
+        export(make_model(make_small()), tmp_path / "export")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -526,12 +532,12 @@ def test_a_network_of_ones_own(tmp_path):
     assert np.abs(exported.sample([0, 0], seed=3) - expected).max() < 1e-4
 
 
-def test_an_earlier_export_is_replaced(model, tmp_path):
+def test_an_earlier_export_is_replaced(small, tmp_path):
     folder = tmp_path / "export"
     folder.mkdir()
     (folder / "parity.json").write_text("{}")
     (folder / "old").write_text("")
-    export(model, folder)
+    export(small, folder)
     assert not (folder / "old").exists() and (folder / "sampler.onnx").exists()
     assert list(tmp_path.iterdir()) == [folder]
 

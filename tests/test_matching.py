@@ -13,7 +13,7 @@ import onnx
 import pytest
 import samples
 import tensorflow as tf
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet, roughen, under_policy
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, make_unet, roughen, under_policy
 
 import keras_diffusion as kd
 from keras_diffusion import distilling, matching, runs, schedules, student
@@ -31,8 +31,7 @@ SCHEDULE = schedules.cosine_schedule(T)
 @pytest.fixture(scope="module")
 def drawer():
     """A rough network as a model that draws."""
-    network = make_unet(num_classes=NUM_CLASSES)
-    return kd.DiffusionModel(network, SCHEDULE, prediction="v", ema_decay=None)
+    return kd.DiffusionModel(make_small(), SCHEDULE, prediction="v", ema_decay=None)
 
 
 def pools():

@@ -22,6 +22,12 @@ def make(**arguments):
     )
 
 
+@pytest.fixture(scope="module")
+def rough():
+    """One with nothing left at its initial value; tests leave its weights as they are."""
+    return roughen(make())
+
+
 def batch(seed=0):
     rng = np.random.default_rng(seed)
     return {
@@ -50,26 +56,23 @@ def test_at_the_start_neither_time_nor_class_is_heard():
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_every_block_hears(place):
-    network = roughen(make())
-    out = np.asarray(network(batch(), training=False))
-    assert (
-        np.abs(out - without(network, place)).max() > 1e-6
-    )  # far from the output it counts for little; unheard, 0
+def test_every_block_hears(rough, place):
+    out = np.asarray(rough(batch(), training=False))
+    # Far from the output it counts for little; unheard, 0.
+    assert np.abs(out - without(rough, place)).max() > 1e-6
 
 
 @pytest.mark.parametrize("name", ["t", "label"])
 @pytest.mark.parametrize("place", PLACES)
-def test_time_and_class_both_reach_a_block(name, place):
-    network = roughen(make())
+def test_time_and_class_both_reach_a_block(rough, name, place):
     inputs = batch()
     other = {**inputs, name: inputs[name][::-1].copy()}
-    scale = keras.Model(network.input, network.get_layer(f"{place}_e_scale").output)
+    scale = keras.Model(rough.input, rough.get_layer(f"{place}_e_scale").output)
     assert np.abs(scale(inputs) - scale(other)).max() > 1e-3
 
 
-def test_a_block_scales_and_shifts_what_goes_into_its_first_gelu():
-    network, inputs = roughen(make()), batch()
+def test_a_block_scales_and_shifts_what_goes_into_its_first_gelu(rough):
+    network, inputs = rough, batch()
 
     def read(layer):
         return np.asarray(
@@ -88,14 +91,14 @@ def test_time_features():
     np.testing.assert_allclose(nn.TimeFeatures()(t), expected, atol=1e-5)
 
 
-def test_no_class_is_the_vector_of_zeros():
-    network, inputs = roughen(make()), batch()
+def test_no_class_is_the_vector_of_zeros(rough):
+    network, inputs = rough, batch()
     vector = keras.Model(network.input, network.get_layer("class_vector").output)
     np.testing.assert_array_equal(vector(inputs), np.eye(NUM_CLASSES + 1)[:, :-1][inputs["label"]])
 
 
-def test_the_middle_adds_its_second_block_to_the_first():
-    network, inputs = roughen(make()), batch()
+def test_the_middle_adds_its_second_block_to_the_first(rough):
+    network, inputs = rough, batch()
     names = ("middle1_conv2_gelu", "middle2_conv2_gelu", "middle")
     outputs = [network.get_layer(name).output for name in names]
     first, second, both = keras.Model(network.input, outputs)(inputs, training=False)

@@ -151,9 +151,8 @@ def test_it_trains_is_saved_and_draws_the_same(conditioning, tmp_path):
     np.testing.assert_allclose(again.sample(**asked), model.sample(**asked), atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_every_precision_is_exported_in_float32(policy):
-    network = under_policy(policy, lambda: roughen(wrap()))
+def test_mixed_precision_is_exported_in_float32():
+    network = under_policy("mixed_float16", lambda: roughen(wrap()))
     same = wrap()
     same.set_weights(network.get_weights())
     model = kd.DiffusionModel(network, SCHEDULES["cosine"], prediction="v", ema_decay=None)
@@ -168,9 +167,8 @@ def test_every_precision_is_exported_in_float32(policy):
     assert u.dtype == guess.dtype == "float32"
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_every_format_of_export_draws_as_the_model(policy, tmp_path):
-    network = under_policy(policy, lambda: roughen(wrap()))
+def test_every_format_of_export_draws_as_the_model(tmp_path):
+    network = under_policy("mixed_bfloat16", lambda: roughen(wrap()))
     model = kd.DiffusionModel(network, SCHEDULES["cosine"], prediction="v", ema_decay=None)
     folder = tmp_path / "export"
     also = ("float16", "int8", "tflite")

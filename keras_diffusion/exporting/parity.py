@@ -133,8 +133,13 @@ def certify_lite(model, network, folder):
 
 def _keras_call(model, network):
     """The Keras model's network on arrays."""
+    specs = [  # traced once, whatever the number of images
+        tf.TensorSpec((None, *model.image_shape), tf.float32),
+        tf.TensorSpec((None,), tf.float32),
+        tf.TensorSpec((None,), tf.int32),
+    ]
     call = tf.function(
-        lambda x, t, label: model.denoise(x, t, label, network=network), reduce_retracing=True
+        lambda x, t, label: model.denoise(x, t, label, network=network), input_signature=specs
     )
     return lambda x, t, label: call(*map(tf.constant, (x, t, label))).numpy()
 

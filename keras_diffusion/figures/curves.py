@@ -61,8 +61,11 @@ def loss_curves(curves):
     """
     with style.defaults():
         matplotlib.rcParams["svg.hashsalt"] = "keras-diffusion"
-        figure = Figure(figsize=(8, 4), layout="constrained", facecolor="none")
-        axes = figure.add_subplot(xlabel="training images seen", ylabel="loss, running mean")
+        figure = Figure(figsize=(8, 4), facecolor="none")
+        # Stated, as looking for them takes as long as drawing, and a page has many of these.
+        figure.subplots_adjust(left=0.1, right=0.985, bottom=0.125, top=0.92)
+        axes = figure.add_subplot(xlabel="training images seen")
+        axes.set_title("loss, running mean", loc="left", fontsize=10)
         means = []
         for (x, losses), colour in zip(curves, (BLUE, ORANGE), strict=True):
             x, losses = _checked(x, losses)
