@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import samples
-from conftest import NUM_CLASSES, make_unet
+from conftest import NUM_CLASSES, make_small, make_unet
 
 from keras_diffusion import cli, schedules
 from keras_diffusion.errors import UserError
@@ -54,7 +54,7 @@ def main(repo):
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "BATCHES", MappingProxyType({2: 3}))
     monkeypatch.chdir(tmp_path)
-    model = DiffusionModel(make_unet(num_classes=NUM_CLASSES), schedules.linear_schedule(30))
+    model = DiffusionModel(make_small(), schedules.linear_schedule(30))
     leave(tmp_path / "run", model)
     return model
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import NUM_CLASSES, make_unet
+from conftest import NUM_CLASSES, make_small, make_unet
 
 import keras_diffusion as kd
 from keras_diffusion import distillation, runs, schedules
@@ -23,9 +23,7 @@ INTERVAL = (0.25, 0.85)
 @pytest.fixture(scope="module")
 def teacher():
     """A rough network as a model: what it draws doesn't matter."""
-    return kd.DiffusionModel(
-        make_unet(num_classes=NUM_CLASSES), SCHEDULE, prediction="v", ema_decay=None
-    )
+    return kd.DiffusionModel(make_small(), SCHEDULE, prediction="v", ema_decay=None)
 
 
 def make(teacher, **options):
@@ -260,9 +258,7 @@ def test_what_is_refused_leaves_a_student_as_it_was(finished_run, student):
 
 def test_every_call_of_the_student_is_trained():
     """Weighed by min(SNR, 5), as the teacher may be, the first call wouldn't be: alpha is next to 0 there."""
-    model = kd.DiffusionModel(
-        make_unet(num_classes=NUM_CLASSES), SCHEDULE, prediction="v", ema_decay=None, min_snr=5.0
-    )
+    model = kd.DiffusionModel(make_small(), SCHEDULE, prediction="v", ema_decay=None, min_snr=5.0)
     weights = make(model)._weight(tf.constant(TIMES, tf.float32) / T).numpy().ravel()
     alpha, sigma = SCHEDULE.at(np.array(TIMES, float))
     # v = alpha*eps - sigma*x0 at a given xt: an error of x0 is one of v, times -1/sigma.

@@ -12,7 +12,15 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, make_unet, one_line, roughen, under_policy
+from conftest import (
+    IMAGE_SHAPE,
+    NUM_CLASSES,
+    make_small,
+    make_unet,
+    one_line,
+    roughen,
+    under_policy,
+)
 from onnx import numpy_helper
 
 import keras_diffusion as kd

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import samples
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, make_unet
 
 import keras_diffusion as kd
 from keras_diffusion import noise
@@ -81,7 +81,7 @@ def test_the_probability_is_that_of_the_class_that_was_asked_for():
 
 @pytest.fixture(scope="module")
 def model():
-    return kd.DiffusionModel(make_unet(num_classes=NUM_CLASSES), kd.linear_schedule(50))
+    return kd.DiffusionModel(make_small(), kd.linear_schedule(50))
 
 
 def between(model, **asked):

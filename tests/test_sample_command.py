@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import IMAGE_SHAPE, NUM_CLASSES, make_unet
+from conftest import IMAGE_SHAPE, make_small, make_unet
 from PIL import Image
 
 from keras_diffusion import schedules
@@ -37,7 +37,7 @@ def leave_run(folder, model, **changes):
 def models():
     schedule = schedules.linear_schedule(300)
     return {
-        "classes": DiffusionModel(make_unet(num_classes=NUM_CLASSES), schedule),
+        "classes": DiffusionModel(make_small(), schedule),
         "time": DiffusionModel(make_unet(), schedule),
         "denoiser": DiffusionModel(
             make_unet(conditioning=None), schedules.denoiser_schedule(), prediction="x0"

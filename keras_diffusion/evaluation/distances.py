@@ -32,12 +32,26 @@ def moments(features):
 
 def frechet_of_moments(one, other):
     """As `frechet`, of (mean, covariance)."""
-    (m1, c1), (m2, c2) = one, other
-    # tr (C1 C2)^(1/2) = tr (R C2 R)^(1/2) with R = C1^(1/2): symmetric, so no complex rounding.
-    values, vectors = linalg.eigh(c1)
+    return frechet_from(other)(one)
+
+
+def frechet_from(other):
+    """`frechet_of_moments` of many sets and one other: a function of the set's (mean, covariance).
+
+    Args:
+        other: (mean, covariance), whose root is taken once: most of the time, where one covariance meets many.
+    """
+    m2, c2 = other
+    values, vectors = linalg.eigh(c2)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    cross = np.sqrt(np.maximum(linalg.eigvalsh(root @ c2 @ root), 0)).sum()
-    return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross)
+
+    def distance(one):
+        m1, c1 = one
+        # tr (C1 C2)^(1/2) = tr (R C1 R)^(1/2) with R = C2^(1/2): symmetric, so no complex rounding.
+        cross = np.sqrt(np.maximum(linalg.eigvalsh(root @ c1 @ root), 0)).sum()
+        return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross)
+
+    return distance
 
 
 def kernel(one, other, *, seed=0):

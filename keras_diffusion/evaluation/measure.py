@@ -87,11 +87,8 @@ def references(judge, data, labels, *, seed=0):
     sets = [_like(labels, data, rng) for _ in range(_FLOORS)]
     train = judged(judge, data.x_train, data.y_train)
     test = judged(judge, data.x_test, data.y_test)
-    theirs = distances.moments(test.features)
-    floors = [
-        distances.frechet_of_moments(distances.moments(train.features[chosen]), theirs)
-        for chosen in sets
-    ]
+    distance = distances.frechet_from(distances.moments(test.features))
+    floors = [distance(distances.moments(train.features[chosen])) for chosen in sets]
     rest = np.ones(len(train), bool)
     rest[sets[0]] = False
     return References(
@@ -202,10 +199,10 @@ def accuracy(some):
 
 def frechet(some, other):
     """Fréchet distance with its interval over the images' choice."""
-    theirs = distances.moments(other.features)
+    distance = distances.frechet_from(distances.moments(other.features))
 
     def statistic(rows):
-        return distances.frechet_of_moments(distances.moments(some.features[rows]), theirs)
+        return distance(distances.moments(some.features[rows]))
 
     interval = intervals.bootstrap(len(some), statistic)
     return _figure(statistic(np.arange(len(some))), interval)
