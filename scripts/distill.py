@@ -1,7 +1,7 @@
 """Trains a student that draws in a few calls of the network what its teacher, a finished run, draws in many, guidance included.
 
     python scripts/distill.py runs/part-2.5-best --steps 10 --guidance 1.5 --guidance-interval 0.35,0.7 --epochs 5
-    python scripts/distill.py runs/part-2.5-best-distilled --match reader.onnx
+    python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx
 
 The second brings what a student draws closer to real images, as a classifier sees them. Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
 saves; --resume goes on.

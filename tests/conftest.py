@@ -76,24 +76,23 @@ def make_unet(*, seed=0, **arguments):
     return roughen(network, seed=seed)
 
 
-def make_small(*, seed=0, num_classes=NUM_CLASSES, width=8):
-    """Two convolutions told time and class, rough: where any network will do, it is made, traced and exported far sooner than a UNet."""
+def make_small(*, seed=0):
+    """A UNet's first and last convolution, told time and class, rough: where any network will do, it is made, traced and exported far sooner."""
     import keras
 
     from keras_diffusion.nn import blocks
 
+    width = 8
     inputs = {
         "x": keras.Input(IMAGE_SHAPE, name="x"),
         "t": keras.Input((), name="t"),
         "label": keras.Input((), name="label", dtype="int32"),
     }
-    column = keras.layers.Reshape((1,))(inputs["t"])
-    told = [column, blocks.OneHot(num_classes)(inputs["label"])]
+    told = [keras.layers.Reshape((1,))(inputs["t"]), blocks.OneHot(NUM_CLASSES)(inputs["label"])]
     told = keras.layers.Dense(width)(keras.layers.Concatenate()(told))
-    h = keras.layers.Conv2D(width, 3, padding="same", use_bias=False)(inputs["x"])
-    h = keras.layers.BatchNormalization()(h) + keras.layers.Reshape((1, 1, width))(told)
-    out = keras.layers.Conv2D(1, 3, padding="same", name="last")(keras.ops.tanh(h))
-    return roughen(keras.Model(inputs, out), seed=seed)
+    told = keras.layers.Reshape((1, 1, width))(told)
+    h = blocks.conv(inputs["x"], width, name="enter", between=lambda h: h + told)
+    return roughen(keras.Model(inputs, blocks.last_conv(h, 1)), seed=seed)
 
 
 def under_policy(policy, make):

@@ -41,12 +41,13 @@ def without(network, place):
     """The network's output with that place's scale and shift alone at zero."""
     layers = [network.get_layer(f"{place}_e_{kind}_linear") for kind in ("scale", "shift")]
     kept = [layer.get_weights() for layer in layers]
-    for layer, weights in zip(layers, kept, strict=True):
-        layer.set_weights([0 * weight for weight in weights])
-    out = np.asarray(network(batch(), training=False))
-    for layer, weights in zip(layers, kept, strict=True):
-        layer.set_weights(weights)
-    return out
+    try:
+        for layer, weights in zip(layers, kept, strict=True):
+            layer.set_weights([0 * weight for weight in weights])
+        return np.asarray(network(batch(), training=False))
+    finally:
+        for layer, weights in zip(layers, kept, strict=True):
+            layer.set_weights(weights)
 
 
 def test_at_the_start_neither_time_nor_class_is_heard():

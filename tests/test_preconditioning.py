@@ -151,8 +151,9 @@ def test_it_trains_is_saved_and_draws_the_same(conditioning, tmp_path):
     np.testing.assert_allclose(again.sample(**asked), model.sample(**asked), atol=1e-6)
 
 
-def test_mixed_precision_is_exported_in_float32():
-    network = under_policy("mixed_float16", lambda: roughen(wrap()))
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_every_precision_is_exported_in_float32(policy):
+    network = under_policy(policy, lambda: roughen(wrap()))
     same = wrap()
     same.set_weights(network.get_weights())
     model = kd.DiffusionModel(network, SCHEDULES["cosine"], prediction="v", ema_decay=None)

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import samples
-from conftest import make_small, one_line
+from conftest import NUM_CLASSES, make_unet, one_line
 
 from keras_diffusion import pictures, runs
 from keras_diffusion.data import files
@@ -107,7 +107,7 @@ def test_a_model_that_is_damaged_anywhere_is_refused(tmp_path, share):
     from keras_diffusion import schedules
     from keras_diffusion.training import DiffusionModel
 
-    model = DiffusionModel(make_small(), schedules.linear_schedule(30))
+    model = DiffusionModel(make_unet(num_classes=NUM_CLASSES), schedules.linear_schedule(30))
     run = runs.Run(tmp_path)
     model.save(run.model)
     data = bytearray(run.model.read_bytes())

@@ -66,9 +66,9 @@ class References:
     frechet_floor: np.ndarray
 
     @functools.cached_property
-    def test_moments(self):
-        """Mean and covariance of the test set's features: the same for every way that is scored."""
-        return distances.moments(self.test.features)
+    def from_test(self):
+        """Function of (mean, covariance) to the Fréchet distance from the test set: the same for every way that is scored."""
+        return distances.frechet_from(distances.moments(self.test.features))
 
 
 def references(judge, data, labels, *, seed=0):
@@ -126,7 +126,7 @@ def score(judge, images, labels, real):
         dict of floats: `accuracy`, `frechet` from the test set, and `over_floor`, that in units of real images'.
     """
     some = judged(judge, images, labels)
-    distance = distances.frechet_of_moments(distances.moments(some.features), real.test_moments)
+    distance = real.from_test(distances.moments(some.features))
     return {
         "accuracy": float((some.read == labels).mean()),
         "frechet": float(distance),

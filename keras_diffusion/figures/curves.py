@@ -63,7 +63,7 @@ def loss_curves(curves):
         matplotlib.rcParams["svg.hashsalt"] = "keras-diffusion"
         figure = Figure(figsize=(8, 4), facecolor="none")
         # Stated, as looking for them takes as long as drawing, and a page has many of these.
-        figure.subplots_adjust(left=0.1, right=0.985, bottom=0.125, top=0.92)
+        figure.subplots_adjust(left=0.1, right=0.97, bottom=0.125, top=0.92)
         axes = figure.add_subplot(xlabel="training images seen")
         axes.set_title("loss, running mean", loc="left", fontsize=10)
         means = []
@@ -77,6 +77,7 @@ def loss_curves(curves):
         every = np.concatenate(means)
         _scale_losses(axes, every[np.isfinite(every)])
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        axes.yaxis.set_major_formatter("{x:g}")  # a power of ten over the axis would have no room
         axes.set_facecolor("none")
         axes.spines[["top", "right"]].set_visible(False)
         file = io.BytesIO()
