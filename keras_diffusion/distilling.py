@@ -9,9 +9,10 @@ from keras_diffusion import (
     fitting,
     matching,
     pipeline,
-    replicas,
+    rates,
     runs,
     settings,
+    student,
 )
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
@@ -19,6 +20,8 @@ from keras_diffusion.evaluation import classifier
 from keras_diffusion.runs import DISTILLED
 from keras_diffusion.sampling import options
 from keras_diffusion.sessions import Session
+
+_ADAM = 2e-5  # Adam's rate where it matches, unless another is asked for
 
 
 def train(
@@ -75,7 +78,7 @@ def train(
         "command": command,
         "sessions": [fitting.session_record(start)],
         **fitting.describe(teacher.network, model),
-        DISTILLED: {**asked.to_json(), "teacher": weights},
+        DISTILLED: {**asked.to_json(), "teacher": weights, "version": student.VERSION},
     }
     fitting.begin(run, told, earlier or {}, start)
     session = Session(
@@ -85,7 +88,9 @@ def train(
         epochs=asked.epochs,
         batch_size=asked.batch_size,
         seed=asked.seed,
-        learning_rate_at=lambda step: course.rising_and_falling(asked.rate, step, steps),
+        learning_rate_at=lambda step: course.rising_and_falling(
+            _rate(asked, session.model), step, steps
+        ),
         width=None,  # its teacher's
         every=checkpoints or {},
         recover=recover,
@@ -97,10 +102,18 @@ def _settled(asked, model, say):
     """What is asked, with what was left open as the model has it."""
     if not asked.match:
         return asked
-    distance = replicas.agreed(model.distance())
-    rate = asked.rate or matching.rate(asked.optimizer, distance)
-    say(f"what RUN draws is {distance:.2g} of real images' variance from them: --rate {rate:g}")
-    return dataclasses.replace(asked, pool=asked.pool or model.pool, rate=rate)
+    rate = _ADAM if asked.rate is None and asked.optimizer == "adam" else asked.rate
+    asked = dataclasses.replace(asked, pool=asked.pool or model.pool, rate=rate)
+    goes = f"{rate:g}" if rate else f"goes by that, {_rate(asked, model):.2g} now"
+    say(
+        f"what RUN draws is {model.distance():.2g} of real images' variance from them: --rate {goes}"
+    )
+    return asked
+
+
+def _rate(asked, model):
+    """The rate of a student where what it rises and falls by is 1."""
+    return float(rates.Nearing().at(model.distance())) if asked.rate is None else asked.rate
 
 
 def _settings(asked, data, record):
@@ -129,7 +142,8 @@ def _made(asked, teacher, data):
 
 
 def _compile(model, asked, steps):
-    rate = building.cosine_rate(asked.rate, steps)
+    rate = building.cosine_rate(1.0 if asked.rate is None else asked.rate, steps)
+    rate = rates.Nearing(rate) if asked.rate is None else rate
     made = {"adam": matching.adam, "muon": matching.muon}[asked.optimizer]
     model.compile(optimizer=made(rate) if asked.match else building.adam(rate))
 

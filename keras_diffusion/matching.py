@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_diffusion import pipeline, replicas
+from keras_diffusion import pipeline, rates, replicas
 from keras_diffusion.bars import bar
 from keras_diffusion.compiled import clip_unit
 from keras_diffusion.errors import is_integer
@@ -66,6 +66,8 @@ class Matching(FewSteps):
         >>> matching.fit(images, labels, batch_size=100, epochs=1)
         >>> matching.student().sample([0, 1, 2])
 
+    A rate for all distances, in place of 2e-5: `muon(rates.Nearing())`, times a schedule that falls to 0.
+
     Reference: Aiello et al. 2023, "Fast Inference in Denoising Diffusion Models via MMD Finetuning"; DeVries et al. 2019, "On
     the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A); Defazio et al. 2014, "SAGA"
     (what is remembered of each of finitely many); Clark et al. 2024, "Directly Fine-Tuning Diffusion Models on Differentiable
@@ -95,6 +97,7 @@ class Matching(FewSteps):
         self._own_mean = self._moment("own_mean", (size,))
         self._own_square = self._moment("own_square", (size, size))  # mean of f f^T
         self._map = self._moment("map", (size, size))
+        self._distance = self._moment("distance", ())
         self._remembered = self.add_weight(
             shape=(self.pool, size), dtype="float32", trainable=False, name="remembered"
         )
@@ -136,23 +139,17 @@ class Matching(FewSteps):
         found = self._remembered.numpy().astype(np.float64)  # as they are remembered
         self._own_mean.assign(found.mean(axis=0))
         self._own_square.assign(found.T @ found / len(found))
-        self._map.assign(self._affine())
+        self._renew(due=tf.constant(True))
 
     def distance(self):
         """How far what the pool's noises become is from real images: the squared Fréchet distance of their features, as a share of
-        the real ones' total variance.
+        the real ones' total variance. By what is remembered: up to a round of the pool late.
 
         Raises:
             ValueError: before `adapt`.
         """
         self._check_adapted("distance")
-        mean, root = self._own_mean.numpy(), self._real_root.numpy()
-        covariance = self._own_square.numpy() - np.outer(mean, mean)
-        # As evaluation.distances.frechet_of_moments, whose module needs scikit-learn and SciPy; the root is here already.
-        off = np.square(mean - self._real_mean.numpy()).sum()
-        both = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0)).sum()
-        real = np.square(root).sum()
-        return max(0.0, float((off + np.trace(covariance) + real - 2 * both) / real))
+        return float(self._distance.numpy())
 
     def _checked(self, images, labels):
         """The labels as int32 [N]; zeros without classes.
@@ -313,6 +310,7 @@ class Matching(FewSteps):
         if not training:
             return distance
         self._renew(due=tf.equal(step % _RENEWED, 0))
+        rates.tell(self, self._distance.value)
         before = replicas.drawn(lambda n: tf.gather(self._remembered.value, self._rows(n)), count)
         way = _way(found, tf.stop_gradient(self._target(tf.cast(before, tf.float64))))
         self._remember(now)
@@ -323,17 +321,26 @@ class Matching(FewSteps):
         return self._real_mean.value + (found - self._own_mean.value) @ self._map.value
 
     def _affine(self):
-        """A of the covariances as they are."""
+        """A of the covariances as they are, and `distance`."""
         root = self._real_root.value
         mean = self._own_mean.value[:, None]
         covariance = self._own_square.value - mean * tf.transpose(mean)
         values, vectors = tf.linalg.eigh(root @ covariance @ root)
-        scaled = vectors * tf.math.rsqrt(tf.maximum(values, 0.0) + _RIDGE)
-        return root @ tf.matmul(scaled, vectors, transpose_b=True) @ root
+        values = tf.maximum(values, 0.0)
+        scaled = vectors * tf.math.rsqrt(values + _RIDGE)
+        off = tf.reduce_sum(tf.square(self._own_mean.value - self._real_mean.value))
+        real = tf.reduce_sum(tf.square(root))
+        way = off + tf.linalg.trace(covariance) + real - 2 * tf.reduce_sum(tf.sqrt(values))
+        return root @ tf.matmul(scaled, vectors, transpose_b=True) @ root, tf.maximum(way, 0) / real
 
     def _renew(self, *, due):
-        """Finds A anew where that is due."""
-        self._map.assign(tf.cond(due, self._affine, lambda: self._map.value))
+        """Finds A and the distance anew where that is due."""
+        kept = (self._map.value, self._distance.value)
+        affine, distance = tf.cond(due, self._affine, lambda: kept)
+        self._map.assign(affine)
+        self._distance.assign(
+            replicas.mean(distance)
+        )  # a rate goes by it, which must be all workers'
 
     def _remember(self, found):
         """Puts a step's features in the place of those of the same noises, and what that changes into the moments."""
@@ -400,18 +407,6 @@ def adam(rate):
 def muon(rate):
     """Muon for `Matching`: as near as Adam comes, with less motion elsewhere; what `kd.Muon` leaves to Adam has that of `adam`."""
     return Muon(rate, adam_beta_2=0.99, global_clipnorm=1.0)
-
-
-def rate(optimizer, distance):
-    """A rate for `adam` or `muon` where none is given: Muon's is the larger the farther what is drawn is from real images.
-
-    Args:
-        optimizer: "adam" or "muon".
-        distance: of `Matching.distance`, before the first step.
-    """
-    if optimizer == "adam":
-        return 2e-5
-    return float(f"{min(max(0.01 * distance, 4e-5), 1e-3):.1e}")
 
 
 def _way(found, target):

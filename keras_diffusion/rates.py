@@ -1,6 +1,7 @@
-"""Learning rates that are lowered while a model trains."""
+"""Learning rates that are lowered while a model trains, or fall by what it has come to."""
 
 import keras
+from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -26,6 +27,50 @@ class Lowered(keras.optimizers.schedules.LearningRateSchedule):
     @classmethod
     def from_config(cls, config):
         return cls(_from_config(config["rate"]), config["factor"])
+
+
+@keras.saving.register_keras_serializable(package="keras_diffusion")
+class Nearing(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate in proportion to how far `Matching` still has to go: what comes far at first swings about what is near.
+
+    Args:
+        wave: number or `LearningRateSchedule` that it is multiplied by.
+        share: of the distance (`Matching.distance`).
+        least, most: what that is kept between.
+
+    Attributes:
+        distance: a variable, which `tell` sets where a step is traced; until then the rate is the largest.
+    """
+
+    def __init__(self, wave=1.0, *, share=0.01, least=4e-5, most=1e-3):
+        super().__init__()
+        self.wave, self.share, self.least, self.most = wave, share, least, most
+        self.distance = None
+
+    def __call__(self, step):
+        wave = self.wave(step) if callable(self.wave) else self.wave
+        return wave * (self.most if self.distance is None else self.at(self.distance))
+
+    def at(self, distance):
+        """The rate at a distance, where the wave is 1."""
+        return ops.clip(self.share * ops.cast(distance, "float32"), self.least, self.most)
+
+    def get_config(self):
+        wave = keras.saving.serialize_keras_object(self.wave) if callable(self.wave) else self.wave
+        return {"wave": wave, "share": self.share, "least": self.least, "most": self.most}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "wave": _from_config(config["wave"])})
+
+
+def tell(model, distance):
+    """Where a model's step is traced: names the variable that says how far it still has to go to its rate, if that goes by it."""
+    rate = _optimizer(model)._learning_rate
+    while isinstance(rate, Lowered):
+        rate = rate.rate
+    if isinstance(rate, Nearing):
+        rate.distance = distance
 
 
 def factor_of(model):

@@ -56,11 +56,10 @@ def gathered(x):
     return x if context is None else context.all_gather(x, axis=0)
 
 
-def agreed(value):
-    """A number that each worker has found by itself, to rounding, as they all go on with it: their mean. Not inside a replica."""
-    strategy = tf.distribute.get_strategy()
-    each = strategy.run(lambda: tf.constant(value, tf.float64))
-    return float(strategy.reduce(tf.distribute.ReduceOp.MEAN, each, axis=None))
+def mean(x):
+    """The mean of a tensor over all replicas: one number, to the bit, of what each has found by itself to rounding."""
+    context = _context()
+    return x if context is None else context.all_reduce(tf.distribute.ReduceOp.MEAN, x)
 
 
 def several():

@@ -22,8 +22,8 @@ class Asked:
             begins as.
         pool, through: as for `Matching`.
         optimizer: of OPTIMIZERS, where it is matched; a teacher's student has Adam.
-        epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine. None with
-            `match`, until its model says what suits it (`matching.rate`).
+        epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine. None, with
+            `match` alone: Muon's goes by how far there still is to go (`rates.Nearing`), Adam's is 2e-5.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
     """
@@ -54,6 +54,7 @@ _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
 _OF_MATCHING = ("pool", "through", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
 OPTIMIZERS = ("adam", "muon")  # of matching
+VERSION = 2  # of what a checkpoint of matching has in it
 
 
 def resolve(given, record, before=None):
@@ -109,7 +110,7 @@ def _earlier(given, before):
     was = before.get(DISTILLED)
     if not isinstance(was, dict):
         raise UserError("--resume: expected a student's run, got another; use fit.py")
-    if was.get("match") and "pool" not in was:
+    if was.get("match") and was.get("version") != VERSION:
         raise UserError(
             "--resume: expected a matching of this version, got one of an earlier version; --force starts over"
         )

@@ -34,7 +34,7 @@ def parse(arguments):
     size = cli.integer(1, settings.MOST["batch_size"])
     add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")
     add("--optimizer", choices=student.OPTIMIZERS, help="with --match (muon)")
-    rate = "of the optimizer (0.0005; with --match adam's 0.00002, muon's by how far RUN's images are, 0.00004 to 0.001)"
+    rate = "of the optimizer (0.0005; with --match adam's 0.00002, muon's 0.001 far from real images, falling to 0.00004 near them)"
     add("--rate", type=cli.number(1e-8, 1), help=rate)
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
     add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")
