@@ -379,9 +379,12 @@ def test_integer_pixels_are_brought_to_the_unit_interval(drawer, images):
         np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
-def test_training_brings_images_closer_and_remembers_how_they_are(drawer, images):
+def test_training_brings_images_closer_and_remembers_how_they_are(images):
     x0, labels = images
-    made = make(drawer, images, label_dropout=0.0, ema_decay=None)
+    network = make_unet(num_classes=NUM_CLASSES)  # it has to be able to
+    draws = kd.DiffusionModel(network, SCHEDULE, prediction="v", ema_decay=None)
+    made = make(draws, images, label_dropout=0.0, ema_decay=None)
+    made.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
     many = np.arange(300) % NUM_CLASSES
 
     def distance(model):
@@ -394,7 +397,7 @@ def test_training_brings_images_closer_and_remembers_how_they_are(drawer, images
 
     before = distance(made.student())
     statistics = [w.numpy() for w in made.network.weights if "moving" in w.path]
-    made.fit(x0, labels, batch_size=24, epochs=100, verbose=0)
+    made.fit(x0, labels, batch_size=24, epochs=40, verbose=0)
     assert distance(made.student()) < 0.5 * before
     held = [w.numpy() for w in made.network.weights if "moving" in w.path]
     assert all((a == b).all() for a, b in zip(statistics, held, strict=True))
@@ -533,7 +536,9 @@ def test_distill_matches_a_run(programs, matched):
     assert (told["optimizer"], told["batch_size"]) == ("muon", 100)
     assert told["rate"] is None
     rows = (matched / "metrics.csv").read_text().splitlines()[1:]
-    assert float(rows[1].split(",")[3]) == 1e-3  # of images so far away, where it has risen
+    assert float(rows[1].split(",")[3]) == pytest.approx(
+        1e-3
+    )  # of images so far away, where it has risen
     assert "teacher_steps" not in told
     assert told["pool"] == 2000
     before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))
