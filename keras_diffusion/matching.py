@@ -66,7 +66,7 @@ class Matching(FewSteps):
         >>> matching.fit(images, labels, batch_size=100, epochs=1)
         >>> matching.student().sample([0, 1, 2])
 
-    A rate for all distances, in place of 2e-5: `muon(rates.Nearing())`, times a schedule that falls to 0.
+    A rate for all distances, in place of 2e-5: `matching.muon(rates.Nearing())`, times a schedule that falls to 0.
 
     Reference: Aiello et al. 2023, "Fast Inference in Denoising Diffusion Models via MMD Finetuning"; DeVries et al. 2019, "On
     the Evaluation of Conditional GANs" (the distance joint with the class); Dowson & Landau 1982 (A); Defazio et al. 2014, "SAGA"
@@ -338,9 +338,8 @@ class Matching(FewSteps):
         kept = (self._map.value, self._distance.value)
         affine, distance = tf.cond(due, self._affine, lambda: kept)
         self._map.assign(affine)
-        self._distance.assign(
-            replicas.mean(distance)
-        )  # a rate goes by it, which must be all workers'
+        # A rate goes by it, which must be the same for all workers.
+        self._distance.assign(replicas.mean(distance))
 
     def _remember(self, found):
         """Puts a step's features in the place of those of the same noises, and what that changes into the moments."""

@@ -31,7 +31,7 @@ class Lowered(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
 class Nearing(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate in proportion to how far `Matching` still has to go: what comes far at first swings about what is near.
+    """A learning rate in proportion to how far `Matching` still has to go: a rate that goes far at first swings about the end later.
 
     Args:
         wave: number or `LearningRateSchedule` that it is multiplied by.
