@@ -95,7 +95,9 @@ def test_a_training_step_equals_the_courses_network(kind, image_shape):
 
     expected = reference.train()(**theirs)
     ((expected - to_images(target)) ** 2).mean().backward()
-    np.testing.assert_allclose(out, expected.permute(0, 2, 3, 1).detach().numpy(), atol=1e-5)
+    expected = expected.permute(0, 2, 3, 1).detach().numpy()
+    # On one thread PyTorch sums in another order than on two: up to 6e-6 of a value.
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
     pairs = {v.path: (v, tensor) for v, tensor in counterparts(network, reference)}
     for variable, gradient in zip(weights, gradients, strict=True):
