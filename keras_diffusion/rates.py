@@ -18,11 +18,10 @@ class Lowered(keras.optimizers.schedules.LearningRateSchedule):
         self.rate, self.factor = rate, factor
 
     def __call__(self, step):
-        return self.factor * (self.rate(step) if callable(self.rate) else self.rate)
+        return self.factor * _at(self.rate, step)
 
     def get_config(self):
-        rate = keras.saving.serialize_keras_object(self.rate) if callable(self.rate) else self.rate
-        return {"rate": rate, "factor": self.factor}
+        return {"rate": _to_config(self.rate), "factor": self.factor}
 
     @classmethod
     def from_config(cls, config):
@@ -48,15 +47,16 @@ class Nearing(keras.optimizers.schedules.LearningRateSchedule):
         self.distance = None
 
     def __call__(self, step):
-        wave = self.wave(step) if callable(self.wave) else self.wave
-        return wave * (self.most if self.distance is None else self.at(self.distance))
+        return _at(self.wave, step) * (
+            self.most if self.distance is None else self.at(self.distance)
+        )
 
     def at(self, distance):
         """The rate at a distance, where the wave is 1."""
         return ops.clip(self.share * ops.cast(distance, "float32"), self.least, self.most)
 
     def get_config(self):
-        wave = keras.saving.serialize_keras_object(self.wave) if callable(self.wave) else self.wave
+        wave = _to_config(self.wave)
         return {"wave": wave, "share": self.share, "least": self.least, "most": self.most}
 
     @classmethod
@@ -105,6 +105,16 @@ def _optimizer(model):
 
 def _rate(model):
     return _from_config(_optimizer(model).get_config()["learning_rate"])
+
+
+def _at(rate, step):
+    """A number or a schedule at a step."""
+    return rate(step) if callable(rate) else rate
+
+
+def _to_config(rate):
+    """A number, or the dict that describes a schedule."""
+    return keras.saving.serialize_keras_object(rate) if callable(rate) else rate
 
 
 def _from_config(rate):

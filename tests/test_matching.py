@@ -536,9 +536,8 @@ def test_distill_matches_a_run(programs, matched):
     assert (told["optimizer"], told["batch_size"]) == ("muon", 100)
     assert told["rate"] is None
     rows = (matched / "metrics.csv").read_text().splitlines()[1:]
-    assert float(rows[1].split(",")[3]) == pytest.approx(
-        1e-3
-    )  # of images so far away, where it has risen
+    risen = float(rows[1].split(",")[3])
+    assert risen == pytest.approx(1e-3)  # of images so far away
     assert "teacher_steps" not in told
     assert told["pool"] == 2000
     before, after = (runs.open_model(path / "model.keras") for path in (folder / "run", matched))
