@@ -16,6 +16,8 @@ _HOME = {
     "distill": "distillation",
     "Matching": "matching",
     "match": "matching",
+    "Refining": "refining",
+    "refine": "refining",
     "from_onnx": "exporting.restore",
     "Backup": "backup",
     "GuidanceDoctor": "callbacks",
@@ -35,6 +37,7 @@ _OURS = (
     "distillation",
     "matching",
     "rates",
+    "refining",
 )  # which register the classes that may stand in a saved model
 _NEEDED = ("keras", "tensorflow", "onnx", "onnxruntime", "filelock")
 __all__ = ["__version__", *_HOME]

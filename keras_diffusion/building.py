@@ -59,11 +59,12 @@ def model(recipe, data, *, width, ema_decay, seed, steps_per_epoch, epochs, jit_
     return made
 
 
-def uncompiled(recipe, data, *, width, **options):
+def uncompiled(recipe, data, *, width, refiner=None, **options):
     """A recipe's model, without an optimizer.
 
     Args:
         recipe, data, width: as in `network`.
+        refiner: dict of arguments of `nn.with_refiner`, `width` and `below`; None: without one.
         options: arguments of `DiffusionModel`, in place of the recipe's too.
 
     Returns:
@@ -79,7 +80,10 @@ def uncompiled(recipe, data, *, width, **options):
         "data_std": made.get_layer("precondition").std if weighed else None,
         "stratified": recipe.stratified,
     }
-    return DiffusionModel(made, **{**said, **options})
+    said |= options
+    if refiner is not None:
+        made = nn.with_refiner(made, said["schedule"], prediction=said["prediction"], **refiner)
+    return DiffusionModel(made, **said)
 
 
 def adam(rate):

@@ -10,6 +10,7 @@ from keras_diffusion import (
     matching,
     pipeline,
     rates,
+    refining,
     runs,
     settings,
     student,
@@ -17,11 +18,13 @@ from keras_diffusion import (
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier
+from keras_diffusion.nn import refining as nn
 from keras_diffusion.runs import DISTILLED
 from keras_diffusion.sampling import options
 from keras_diffusion.sessions import Session
 
 _ADAM = 2e-5  # Adam's rate where it matches, unless another is asked for
+_REFINER = 3e-3  # of a refiner, likewise
 
 
 def train(
@@ -78,10 +81,15 @@ def train(
         "command": command,
         "sessions": [fitting.session_record(start)],
         **fitting.describe(teacher.network, model),
-        DISTILLED: {**asked.to_json(), "teacher": weights, "version": student.VERSION},
+        DISTILLED: {
+            **asked.to_json(),
+            "teacher": weights,
+            "version": student.VERSION,
+            **_refiner(model.network),
+        },
     }
     fitting.begin(run, told, earlier or {}, start)
-    session = Session(
+    session = _Session(
         model,
         data,
         run,
@@ -102,8 +110,8 @@ def _settled(asked, model, say):
     """What is asked, with what was left open as the model has it."""
     if not asked.match:
         return asked
-    rate = _ADAM if asked.rate is None and asked.optimizer == "adam" else asked.rate
-    asked = dataclasses.replace(asked, pool=asked.pool or model.pool, rate=rate)
+    asked = dataclasses.replace(asked, pool=asked.pool or model.pool, rate=_fixed_rate(asked))
+    rate = asked.rate
     goes = f"{rate:g}" if rate else f"goes by that, {_rate(asked, model):.2g} now"
     say(
         f"what RUN draws is {model.distance():.2g} of real images' variance from them: --rate {goes}"
@@ -111,9 +119,24 @@ def _settled(asked, model, say):
     return asked
 
 
+def _fixed_rate(asked):
+    """The largest rate, or None, where it goes by the distance."""
+    if asked.rate is None and asked.refine:
+        return _REFINER
+    return _ADAM if asked.rate is None and asked.optimizer == "adam" else asked.rate
+
+
 def _rate(asked, model):
     """The rate of a student where what it rises and falls by is 1."""
     return float(rates.Nearing().at(model.distance())) if asked.rate is None else asked.rate
+
+
+def _refiner(network):
+    """What an exported file has to say of it, so that it can be made again."""
+    if not nn.has_refiner(network):
+        return {}
+    estimates = network.get_layer("estimates")
+    return {"refiner": {"width": nn.width_of(network), "below": estimates.below}}
 
 
 def _settings(asked, data, record):
@@ -162,13 +185,19 @@ def _distillation(asked, teacher):
 def _matching(asked, teacher, data):
     """A `Matching`, adapted to the data."""
     read = [classifier.load(path) for path in asked.match]
-    model = matching.match(
-        teacher,
-        classifier.statistics(*read),
-        spacing=asked.times,
-        seed=asked.seed,
-        pool=asked.pool,
-        through=asked.through,
-    )
+    way = {"spacing": asked.times, "seed": asked.seed, "pool": asked.pool}
+    if asked.refine:
+        make, way["width"] = refining.refine, asked.refine
+    else:
+        make, way["through"] = matching.match, asked.through
+    model = make(teacher, classifier.statistics(*read), **way)
     model.adapt(data.x_train, data.y_train, progress=True)
     return model
+
+
+class _Session(Session):
+    """A session of a student."""
+
+    def watching(self, say):
+        """Each epoch of a `Matching` has a pool of its own."""
+        return [matching.NewPools(say)] if isinstance(self.model, matching.Matching) else []

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_diffusion import schedules
-from keras_diffusion.nn.blocks import BatchNorm
+from keras_diffusion.nn import blocks
 from keras_diffusion.sampling import samplers
 from keras_diffusion.training import DiffusionModel
 
@@ -72,7 +72,15 @@ def sampling_copy(model):
     # Not of the averaged one, which isn't to be trained, nor are its copies.
     made = keras.models.clone_model(model.network)
     made.set_weights(model.sampling_network.get_weights())
+    _train_all(made)  # also what a `Refining` has held
     return made
+
+
+def _train_all(network):
+    for layer in network.layers:
+        layer.trainable = True
+        if isinstance(layer, keras.Model):
+            _train_all(layer)
 
 
 def check_draws(model):
@@ -87,11 +95,9 @@ def check_draws(model):
 
 def _hold_biases(network):
     """A bias before `BatchNorm` isn't trained: with held statistics `beta` does the same."""
-    for layer in network.layers:
-        if isinstance(layer, BatchNorm):
+    for layer in blocks.layers(network):
+        if isinstance(layer, blocks.BatchNorm):
             layer.bias.trainable = False
-        if isinstance(layer, keras.Model):
-            _hold_biases(layer)
 
 
 def at_rows(column, rows):

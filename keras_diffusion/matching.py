@@ -101,8 +101,12 @@ class Matching(FewSteps):
         self._remembered = self.add_weight(
             shape=(self.pool, size), dtype="float32", trainable=False, name="remembered"
         )
-        self._next = self.add_weight(
-            shape=(), dtype="int64", initializer="zeros", trainable=False, name="next"
+        self._drawing = None
+        self._next, self._pools = (
+            self.add_weight(
+                shape=(), dtype="int64", initializer="zeros", trainable=False, name=name
+            )
+            for name in ("next", "pools")
         )
 
     def _moment(self, name, shape, initializer="zeros"):
@@ -135,6 +139,25 @@ class Matching(FewSteps):
         mean, covariance = self._moments_of(_with_class(real * scale, labels, self.num_classes))
         self._real_mean.assign(mean)
         self._real_root.assign(_root(covariance))
+        self._draw_pool(0, done)
+
+    def new_pool(self, number, *, progress=False):
+        """Draws a pool of other noises, and forgets the one before; what `fit` does at the beginning of an epoch, with its number.
+
+        Args:
+            number: of the pool, from 0 (that of `adapt`) on.
+            progress: whether to show a bar (needs tqdm).
+
+        Raises:
+            ValueError: before `adapt`.
+        """
+        self._check_adapted("new_pool")
+        with bar(self.pool, unit="images", what="pool") if progress else nullcontext() as shown:
+            self._draw_pool(number, shown.update if progress else lambda count: None)
+
+    def _draw_pool(self, number, done):
+        self._pools.assign(number)
+        self._next.assign(0)
         self._remembered.assign(self._drawn(done))
         found = self._remembered.numpy().astype(np.float64)  # as they are remembered
         self._own_mean.assign(found.mean(axis=0))
@@ -174,14 +197,18 @@ class Matching(FewSteps):
         )
         return labels
 
-    def fit(self, *args, **kwargs):
-        """As `DiffusionModel`'s; `adapt` comes before.
+    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+        """As `DiffusionModel`'s; `adapt` comes before, and each epoch has a pool of its own: `NewPools`.
 
         Raises:
             ValueError: where it didn't.
         """
         self._check_adapted("fit")
-        return super().fit(*args, **kwargs)
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.tree.flatten(callbacks or [])
+            if not any(isinstance(one, NewPools) for one in callbacks):
+                callbacks = [NewPools(), *callbacks]
+        return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
 
     def _check_adapted(self, asked):
         if not self._real_root.numpy().any():
@@ -215,16 +242,22 @@ class Matching(FewSteps):
 
     def _drawn(self, done):
         """Features of the whole pool, as the sampling network draws it: float32 [P, F]."""
+        return self._of_all_blocks(done)[0]
 
-        def some(begin):
-            noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
-            return self._joint(self._draw(self.sampling_network, noise, label), label)
-
-        draw, found = tf.function(some), []
+    def _of_all_blocks(self, done):
+        """What `_block_from` finds, for the whole pool: float32 arrays [P, ...]."""
+        if self._drawing is None:  # once: its pools are drawn by the same graph
+            self._drawing = tf.function(self._block_from)
+        found = []
         for begin in tf.range(0, self.pool, self._block, dtype=tf.int64):
-            found.append(draw(begin).numpy().astype(np.float32))
+            found.append([part.numpy().astype(np.float32) for part in self._drawing(begin)])
             done(self._block)
-        return np.concatenate(found)
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _block_from(self, begin):
+        """(features [N, F],) of a block of the pool, which begins at a number."""
+        noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
+        return (self._joint(self._draw(self.sampling_network, noise, label), label),)
 
     def _noises(self, begin, count):
         """Noises of the pool [N, H, W, C], this replica's `count`, from number `begin` of the pool on."""
@@ -263,7 +296,8 @@ class Matching(FewSteps):
 
         def rows(n):
             numbers = begin // self._block + tf.range(tf.cast((n - 1) // self._block + 2, tf.int64))
-            numbers %= self.pool // self._block
+            whole = self.pool // self._block
+            numbers = numbers % whole + whole * self._pools.value
             made = tf.map_fn(block, numbers, fn_output_signature=dtype)
             made = tf.reshape(made, tf.concat([[-1], tf.shape(made)[2:]], 0))
             return tf.gather(made, tf.cast(begin % self._block, tf.int32) + tf.range(n))
@@ -287,15 +321,32 @@ class Matching(FewSteps):
 
     def _draw(self, network, x, label):
         """What a network draws from noise x [N, H, W, C] in all its calls."""
-        x0, first = tf.zeros_like(x), len(self._plan.t) - (self.through or len(self._plan.t))
-        rows = self._plan.rows.astype(np.float32)
-        for call, (t, row) in enumerate(zip(self._plan.t, rows, strict=True)):
-            if call == first:
-                x, x0 = tf.stop_gradient(x), tf.stop_gradient(x0)
-            time = tf.fill(tf.shape(x)[:1], np.float32(t / self._plan.num_train_steps))
-            out = tf.cast(self.denoise(x, time, label, network=network), tf.float32)
-            x, x0 = tableau.step(x, x0, out, 0.0, tableau.Row(*row), clip_unit, clip_unit)
-        return x
+        count = len(self._plan.t)
+        first = count - (self.through or count)
+        x, x0 = self._calls(network, x, tf.zeros_like(x), label, range(first))
+        if first:
+            x, x0 = tf.stop_gradient(x), tf.stop_gradient(x0)
+        return self._calls(network, x, x0, label, range(first, count))[0]
+
+    def _calls(self, network, x, x0, label, calls):
+        """Some of the calls: x and x0 [N, H, W, C] before them to those after them."""
+        for call in calls:
+            x, x0 = self._end(call, x, x0, self._call(network, call, x, label))
+        return x, x0
+
+    def _call(self, network, call, x, label):
+        """The network's output in a call: float32 [N, H, W, C]."""
+        return tf.cast(self.denoise(x, self._time(call, x), label, network=network), tf.float32)
+
+    def _time(self, call, x):
+        """t/T of a call for each of the images: float32 [N]."""
+        t = np.float32(self._plan.t[call] / self._plan.num_train_steps)
+        return tf.fill(tf.shape(x)[:1], t)
+
+    def _end(self, call, x, x0, out):
+        """x and x0 after a call that put out `out`."""
+        row = tableau.Row(*self._plan.rows.astype(np.float32)[call])
+        return tableau.step(x, x0, out, 0.0, row, clip_unit, clip_unit)
 
     def _hide(self, label, *, step):
         """The classes of the pool that a step draws, some of them hidden, in place of those of its images."""
@@ -303,8 +354,11 @@ class Matching(FewSteps):
 
     def _loss(self, network, x0, label, *, step, training):
         count = tf.shape(x0)[0]
-        noise = self._noises(self._next.value, count) if training else self._noise(x0, step)
-        found = self._joint(self._draw(network, noise, label), label)
+        if training:
+            drawn = self._draw_next(network, label, count)
+        else:
+            drawn = self._draw(network, self._noise(x0, step), label)
+        found = self._joint(drawn, label)
         now = tf.stop_gradient(found)
         distance = _way(now, self._target(now))
         if not training:
@@ -315,6 +369,10 @@ class Matching(FewSteps):
         way = _way(found, tf.stop_gradient(self._target(tf.cast(before, tf.float64))))
         self._remember(now)
         return distance + way - tf.stop_gradient(way)  # the one's value, the other's gradient
+
+    def _draw_next(self, network, label, count):
+        """What a network draws from the pool's next noises."""
+        return self._draw(network, self._noises(self._next.value, count), label)
 
     def _target(self, found):
         """Where the features [N, F] belong: m* + A (f - m)."""
@@ -358,6 +416,30 @@ class Matching(FewSteps):
         return {**super().get_config(), "pool": self.pool, "through": self.through}
 
 
+class NewPools(keras.callbacks.Callback):
+    """At the beginning of each epoch but that in which a `Matching` was adapted, it draws a pool of other noises.
+
+    A network learns by heart what helps the noises of a pool and no others: the same seed, epochs and pool, the same noises.
+
+    Args:
+        say: function of a line, which is told how far training has come; None: of nothing.
+    """
+
+    def __init__(self, say=None):
+        super().__init__()
+        self.say = say
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch != int(self.model._pools.numpy()):
+            was = self.model.distance()
+            self.model.new_pool(epoch)
+            if self.say:
+                now = self.model.distance()
+                self.say(
+                    f"epoch {epoch + 1}: {now:.2g} of real images' variance from them, by new noises; {was:.2g} by those before"
+                )
+
+
 _RIDGE = 1e-10  # of the eigenvalues, products of two variances: directions of variances below 1e-5 are left narrow
 
 
@@ -381,9 +463,7 @@ def match(
         ValueError: where the model is a one-step denoiser, or an argument is out of range.
     """
     check_draws(model)
-    if num_steps is None and spacing is None:
-        spacing = model.sampling.get("spacing")
-    grid = few_times(model.schedule, num_steps, spacing="uniform" if spacing is None else spacing)
+    grid = grid_of(model, num_steps, spacing)
     return Matching(
         sampling_copy(model),
         model.schedule,
@@ -396,6 +476,13 @@ def match(
         label_dropout=label_dropout,
         **options,
     )
+
+
+def grid_of(model, num_steps, spacing):
+    """The times of a student that begins as a model: float64 [S]. The arguments are `match`'s."""
+    if num_steps is None and spacing is None:
+        spacing = model.sampling.get("spacing")
+    return few_times(model.schedule, num_steps, spacing="uniform" if spacing is None else spacing)
 
 
 def adam(rate):

@@ -21,9 +21,10 @@ class Asked:
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
         pool, through: as for `Matching`.
+        refine: width of the refiner that is trained alone (`Refining`); None: all is.
         optimizer: of OPTIMIZERS, where it is matched; a teacher's student has Adam.
         epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine. None, with
-            `match` alone: Muon's goes by how far there still is to go (`rates.Nearing`), Adam's is 2e-5.
+            `match` alone: a refiner's is 0.003, otherwise Muon's goes by how far there still is to go (`rates.Nearing`), Adam's is 2e-5.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
     """
@@ -35,6 +36,7 @@ class Asked:
     match: tuple | None = None
     pool: int | None = None
     through: int | None = None
+    refine: int | None = None
     optimizer: str = "muon"
     epochs: int = 5
     batch_size: int = 128
@@ -51,10 +53,10 @@ class Asked:
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
-_OF_MATCHING = ("pool", "through", "optimizer")
+_OF_MATCHING = ("pool", "through", "refine", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
 OPTIMIZERS = ("adam", "muon")  # of matching
-VERSION = 2  # of what a checkpoint of matching has in it
+VERSION = 3  # of what a checkpoint of matching has in it
 
 
 def resolve(given, record, before=None):
@@ -103,6 +105,10 @@ def _check_matching(given):
         if name in given:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: expected none {word} --match, got {given[name]}")
+    if "refine" in given and "through" in given:
+        raise UserError(
+            f"--through: expected none with --refine, whose gradient goes through no call, got {given['through']}"
+        )
 
 
 def _earlier(given, before):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_diffusion import compiled, pipeline, predictions, replicas, schedules
 from keras_diffusion.errors import is_number
 from keras_diffusion.muon import Muon  # noqa: F401  (load_model looks it up)
-from keras_diffusion.nn import OneHot, Precondition
+from keras_diffusion.nn import Estimates, Precondition, blocks
 from keras_diffusion.nn.tables import look_up, spread
 from keras_diffusion.sampling import guidance, loop, redrawing, request, samplers
 
@@ -75,7 +75,7 @@ class DiffusionModel(keras.Model):
         self.prediction = prediction
         self.label_dropout = label_dropout
         self.ema_decay = ema_decay
-        self.num_classes = _count_classes(network) if num_classes is None else num_classes
+        self.num_classes = blocks.count_classes(network) if num_classes is None else num_classes
         self.seed = seed
         self.min_snr = min_snr
         self.data_std = data_std
@@ -111,8 +111,8 @@ class DiffusionModel(keras.Model):
                 raise ValueError(f"{name}: expected None or a positive number, got {value!r}")
         if self.min_snr is not None and self.data_std is not None:
             raise ValueError("min_snr and data_std: expected one of them, got both")
-        for layer in self.network.layers:
-            if isinstance(layer, Precondition):
+        for layer in blocks.layers(self.network):
+            if isinstance(layer, Precondition | Estimates):
                 layer.check_fits(self.schedule, self.prediction, self.data_std)
         if self.prediction == "eps" and self.schedule.alpha[-1] == 0:
             raise ValueError(
@@ -453,13 +453,3 @@ def _input_names(network):
             f"network: expected a functional Keras model on a dict of x, t and label, got {sorted(names) or network}"
         )
     return tuple(name for name in ("x", "t", "label") if name in names)
-
-
-def _count_classes(network):
-    """K of the network's `OneHot` layer, in networks inside it too; 0 without one."""
-    for layer in network.layers:
-        count = layer.num_classes if isinstance(layer, OneHot) else 0
-        count = _count_classes(layer) if isinstance(layer, keras.Model) else count
-        if count:
-            return count
-    return 0

@@ -2,8 +2,9 @@
 
     python scripts/distill.py runs/part-2.5-best --steps 10 --guidance 1.5 --guidance-interval 0.35,0.7 --epochs 5
     python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx
+    python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx --refine 48
 
-The second brings what a student draws closer to real images, as a classifier sees them. Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
+The second brings what a student draws closer to real images, as a classifier sees them; the third trains for it a small network behind the last call. Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
 saves; --resume goes on.
 """
 
@@ -28,13 +29,15 @@ def parse(arguments):
     add("--match", type=cli.names, metavar="FILE,...", help=matched)
     pool = "noises that are drawn from over and over, with --match (20 a feature, at least 2000)"
     add("--pool", type=cli.integer(1, 1_000_000), metavar="N", help=pool)
+    refine = "with --match a small network of this width is put behind the last call and trained alone, many times faster"
+    add("--refine", type=cli.integer(1, settings.MOST["width"]), metavar="W", help=refine)
     through = "with --match the gradient goes back through the last K calls (all)"
     add("--through", type=cli.integer(1, 1000), metavar="K", help=through)
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])
     add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")
     add("--optimizer", choices=student.OPTIMIZERS, help="with --match (muon)")
-    rate = "of the optimizer (0.0005; with --match adam's 0.00002, muon's 0.001 far from real images, falling to 0.00004 near them)"
+    rate = "of the optimizer (0.0005; with --match adam's 0.00002, a refiner's 0.003, muon's 0.001 far from real images, falling to 0.00004 near them)"
     add("--rate", type=cli.number(1e-8, 1), help=rate)
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
     add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")

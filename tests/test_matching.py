@@ -20,6 +20,7 @@ from keras_diffusion import distilling, rates, runs, schedules, student
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier, distances
 from keras_diffusion.evaluation.judge import SHIPPED
+from keras_diffusion.nn import refining
 from keras_diffusion.sampling import loop, onnx_classifier, request
 from keras_diffusion.sampling.onnx_classifier import Classifier
 
@@ -560,6 +561,36 @@ def test_distill_matches_a_run(programs, matched):
     assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
 
 
+def test_distill_refines_a_run(programs, matched):
+    """Each epoch by noises of its own; it goes on where it was stopped."""
+    call, folder = programs
+    words = ("run-distilled", "--match", "reader.onnx", "--refine", "6", "--out", "refined")
+    more = ("--limit", "200", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "2")
+    outcome = call(*words, *more)
+    assert "of real images' variance from them: --rate 0.003\n" in outcome.stdout
+    shown = outcome.stdout.replace("\r", "\n")
+    said = re.findall(r"^epoch (\d): .* by new noises", shown, re.MULTILINE)
+    assert said == ["2", "3"], shown
+    record = json.loads((folder / "refined/run.json").read_text())
+    told = record["distilled"]
+    assert (told["refine"], told["rate"], told["times"]) == (6, 3e-3, [300.0, 150.0])
+    assert told["refiner"] == {"width": 6, "below": 150.0}
+    before, after = (runs.open_model(path / "model.keras") for path in (matched, folder / "refined"))  # fmt: skip
+    base, _, refiner = refining.parts(after.network)
+    for ours, theirs in zip(base.weights, before.network.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert np.abs(refiner.get_layer("last").kernel.numpy()).max() > 0
+    checkpoints = sorted((folder / "refined/checkpoints").glob("*.keras"))
+    assert [path.stem for path in checkpoints] == ["step-00000004", "step-00000006"]
+    checkpoints[1].unlink()
+    (folder / "refined/model.keras").unlink()
+    (folder / "refined/run.json").write_text(json.dumps({**record, "status": "running"}))
+    call("run-distilled", "--out", "refined", "--resume")
+    again = runs.open_model(folder / "refined/model.keras")
+    for ours, theirs in zip(again.weights, after.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
     call, folder = programs
     stopped = folder / "stopped"
@@ -587,6 +618,11 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--match reader.onnx --guidance 2", "--guidance: expected none with --match, got 2.0"),
         ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
         ("--pool 300", "--pool: expected none without --match, got 300"),
+        ("--refine 8", "--refine: expected none without --match, got 8"),
+        (
+            "--match reader.onnx --refine 8 --through 1",
+            "--through: expected none with --refine, whose gradient goes through no call, got 1",
+        ),
         ("--optimizer muon", "--optimizer: expected none without --match, got muon"),
         ("--match reader.onnx --optimizer sgd", "--optimizer: invalid choice: 'sgd'"),
         ("--match reader.onnx --pool 30", "--pool: expected more than the 66 features"),

@@ -16,6 +16,7 @@ from keras_diffusion import building, runs, settings
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import denoiser, restorable, smaller
+from keras_diffusion.nn import refining
 from keras_diffusion.sampling import onnx_model
 
 SHAPE = (8, 8, 1)
@@ -31,22 +32,29 @@ class Images:
         return 0.21, 0.37
 
 
-def trained(**given):
+REFINER = {"width": 6, "below": 100.0}
+
+
+def trained(*, refiner=None, **given):
     """A model as fit.py trains it, no weight at its first value, and its settings."""
     asked = settings.resolve({"width": 4, **given})
-    model = building.model(
-        asked.course, Images, width=4, ema_decay=None, seed=0, steps_per_epoch=1, epochs=1
-    )
-    for layer in model.network.layers:
-        if hasattr(layer, "layers"):
-            roughen(layer)
-    roughen(model.network)
+    model = building.uncompiled(asked.course, Images, width=4, ema_decay=None, refiner=refiner)
+    rough(model.network)
     return model, asked
+
+
+def rough(network):
+    for layer in network.layers:
+        if hasattr(layer, "layers"):
+            rough(layer)
+    roughen(network)
 
 
 def export(model, asked, path, *, precision="float32", **changes):
     """Writes its denoiser.onnx, without what convert.py compares."""
     told = {"settings": settings.to_json(asked), "title": "t", "parts": ["2.5"], "steps": 7}
+    if refining.has_refiner(model.network):
+        told["distilled"] = {"refiner": REFINER}
     spec = specs.Spec(
         kind="denoiser",
         schedule=model.schedule.to_config(),
@@ -71,6 +79,7 @@ RUNS = [
     ({"part": "2.5"}, "float16"),
     ({"part": "2.2", "edition": "flow"}, "float32"),
     ({"part": "2.5", "recipe": "best"}, "int8"),
+    ({"part": "2.5", "recipe": "best", "refiner": REFINER}, "int8"),
 ]
 
 

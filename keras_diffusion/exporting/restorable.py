@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_diffusion import settings
-from keras_diffusion.errors import UserError
+from keras_diffusion.errors import UserError, is_integer, is_number
 from keras_diffusion.runs import DISTILLED
 from keras_diffusion.sampling import onnx_model, onnx_session
 
@@ -19,12 +19,14 @@ class Restorable(NamedTuple):
         exported: `onnx_model.Denoiser`.
         asked: `settings.Settings` of the run that it is of.
         nodes: as `constants` finds them.
+        refiner: None, or dict of `width` and `below`, as for `nn.with_refiner`.
     """
 
     path: pathlib.Path
     exported: onnx_model.Denoiser
     asked: settings.Settings
     nodes: list
+    refiner: dict | None
 
 
 def open_file(path):
@@ -53,8 +55,9 @@ def open_file(path):
     except (ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: expected a graph that convert.py wrote, got: {reason}") from None
-    _check_size(nodes, spec, asked, path)
-    return Restorable(path, exported, asked, nodes)
+    refiner = _refiner(spec, path)
+    _check_size(nodes, spec, asked, refiner, path)
+    return Restorable(path, exported, asked, nodes, refiner)
 
 
 def _settings(spec, path):
@@ -72,14 +75,29 @@ def _settings(spec, path):
         raise UserError(f"{path}: expected the settings of a run of fit.py; {error}") from None
 
 
-def _check_size(nodes, spec, asked, path):
-    """Whether the file has as many numbers as the layer alone that every network of ours has at a quarter of the size: memory is taken by what is claimed."""
+def _refiner(spec, path):
+    """What the file says of its network's refiner."""
+    told = spec.training.get(DISTILLED, {}).get("refiner")
+    if told is None:
+        return None
+    good = isinstance(told, dict) and set(told) == {"width", "below"}
+    if not (good and is_integer(told["width"]) and told["width"] >= 1 and is_number(told["below"])):
+        raise UserError(
+            f"{path}: expected training.{DISTILLED}.refiner to be a width and a time, got {str(told)[:80]}"
+        )
+    return told
+
+
+def _check_size(nodes, spec, asked, refiner, path):
+    """Whether the file has as many numbers as layers alone that every network of ours has: memory is taken by what is claimed."""
     height, width, _ = spec.image_shape
-    needed = (2 * asked.width) ** 2 * (height // 4) * (width // 4)
+    needed = (2 * asked.width) ** 2 * (height // 4) * (width // 4)  # at a quarter of the size
+    needed += 0 if refiner is None else 9 * refiner["width"] ** 2
     found = sum(array.size for _, arrays in nodes for array in arrays if array is not None)
+    behind = "" if refiner is None else f" with a refiner of width {refiner['width']}"
     if found < needed:
         raise UserError(
-            f"{path}: expected the {needed} weights and more of a network of width {asked.width}, got {found}"
+            f"{path}: expected the {needed} weights and more of a network of width {asked.width}{behind}, got {found}"
         )
 
 

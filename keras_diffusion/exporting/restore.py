@@ -8,7 +8,7 @@ from keras_diffusion import building, fitting
 from keras_diffusion.errors import UserError
 from keras_diffusion.exporting import convert, denoiser, restorable
 from keras_diffusion.files import replacing
-from keras_diffusion.nn.blocks import BatchNorm, watching
+from keras_diffusion.nn.blocks import BatchNorm, layers, watching
 from keras_diffusion.runs import DISTILLED
 
 TOLERANCE = 1e-3  # of a call's outputs, between the file and what is made of it
@@ -88,13 +88,12 @@ def _record(spec, model, command):
 
 def _restored(file):
     """The model of a `Restorable`."""
-    spec = file.exported.spec
     try:
-        template = _model(file.asked, spec, _MEAN, _STD)
+        template = _model(file, _MEAN, _STD)
         _make_recognizable(template.network)
         slots = _slots(template, file)
         mean, std = (_number(slots, number) for number in (_MEAN, _STD))
-        model = _model(file.asked, spec, mean, std)
+        model = _model(file, mean, std)
     except ValueError as error:  # a UserError is one
         told = (
             error
@@ -127,13 +126,15 @@ class _Images:
         return self._moments
 
 
-def _model(asked, spec, mean, std):
-    """The model that such a run trains, for images of this mean and deviation."""
+def _model(file, mean, std):
+    """The model that a `Restorable` is of, for images of this mean and deviation."""
+    spec = file.exported.spec
     unguided = {"guidance_scale": 1.0} if spec.num_classes else {}  # where a file says nothing
     return building.uncompiled(
-        asked.course,
+        file.asked.course,
         _Images(spec, mean, std),
-        width=asked.width,
+        width=file.asked.width,
+        refiner=file.refiner,
         schedule=spec.make_schedule(),
         prediction=spec.prediction,
         ema_decay=None,
@@ -141,20 +142,12 @@ def _model(asked, spec, mean, std):
     )
 
 
-def _layers(network):
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        else:
-            yield layer
-
-
 def _make_recognizable(network):
     """Gives each weight that a file has numbers of its own, and BatchNorm those that folding leaves alone."""
     rng = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(rng.normal(size=weight.shape))
-    for layer in _layers(network):
+    for layer in layers(network):
         if isinstance(layer, BatchNorm):
             for weight in (layer.bias, layer.moving_mean):
                 weight.assign(np.zeros(weight.shape))

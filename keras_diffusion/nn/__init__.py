@@ -3,10 +3,13 @@
 from keras_diffusion.nn.blocks import BatchNorm, OneHot, gelu
 from keras_diffusion.nn.modulated import TimeFeatures, modulated_unet
 from keras_diffusion.nn.preconditioning import Precondition, precondition
+from keras_diffusion.nn.refining import Estimates, Fold, with_refiner
 from keras_diffusion.nn.unet import unet
 
 __all__ = [
     "BatchNorm",
+    "Estimates",
+    "Fold",
     "OneHot",
     "Precondition",
     "TimeFeatures",
@@ -14,4 +17,5 @@ __all__ = [
     "modulated_unet",
     "precondition",
     "unet",
+    "with_refiner",
 ]

@@ -345,3 +345,17 @@ def fc_block(x, width, *, name, dtype=None):
     x = linear(x, f"{name}_linear1", dtype)
     x = keras.layers.Activation(gelu, dtype=dtype, name=f"{name}_gelu")(x)
     return keras.layers.Reshape((1, 1, width), name=name)(linear(x, f"{name}_linear2"))
+
+
+def layers(network):
+    """The layers of a network, those of networks inside it in place of these."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers(layer)
+        else:
+            yield layer
+
+
+def count_classes(network):
+    """K of the network's `OneHot` layer, in networks inside it too; 0 without one."""
+    return next((x.num_classes for x in layers(network) if isinstance(x, OneHot)), 0)

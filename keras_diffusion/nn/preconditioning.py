@@ -61,16 +61,8 @@ class Precondition(keras.layers.Layer):
         Raises:
             ValueError: where it is not.
         """
-        pairs = (
-            ("schedule", self.schedule.to_config(), schedule.to_config()),
-            ("prediction", self.prediction, prediction),
-            ("data_std", self.std, self.std if data_std is None else data_std),
-        )
-        for name, expected, got in pairs:
-            if got != expected:
-                raise ValueError(
-                    f"{name}: expected {_brief(expected)}, which the network is preconditioned for, got {_brief(got)}"
-                )
+        std = ("data_std", self.std, self.std if data_std is None else data_std)
+        check_fits("preconditioned", self, schedule, prediction, std)
 
     def compute_output_shape(self, x_shape, t_shape):
         return x_shape, x_shape, (x_shape[0], 1, 1, 1)
@@ -126,6 +118,30 @@ def precondition(network, schedule, *, prediction, mean, std, name=None):
     out = keras.layers.Multiply(dtype="float32", name="scaled")([scale, left])
     out = keras.layers.Add(dtype="float32", name="preconditioned_out")([guess, out])
     return keras.Model(inputs, out, name=name or f"preconditioned_{network.name}")
+
+
+def check_fits(what, layer, schedule, prediction, *more):
+    """Checks that a model is of the schedule and the prediction that a layer of its network is for.
+
+    Args:
+        what: the network is: a participle.
+        layer: with `schedule` and `prediction`.
+        schedule, prediction: the model's.
+        more: tuples of a further name, the layer's value and the model's.
+
+    Raises:
+        ValueError: where it is not.
+    """
+    pairs = (
+        ("schedule", layer.schedule.to_config(), schedule.to_config()),
+        ("prediction", layer.prediction, prediction),
+        *more,
+    )
+    for name, expected, got in pairs:
+        if got != expected:
+            raise ValueError(
+                f"{name}: expected {_brief(expected)}, which the network is {what} for, got {_brief(got)}"
+            )
 
 
 def _brief(value):

@@ -1,0 +1,126 @@
+"""Refining: a small network behind a student's last call is trained, alone, as `Matching` trains the whole."""
+
+import keras
+import tensorflow as tf
+
+from keras_diffusion import matching, replicas
+from keras_diffusion.few_steps import check_draws, sampling_copy
+from keras_diffusion.matching import Matching
+from keras_diffusion.nn import refining as nn
+
+
+@keras.saving.register_keras_serializable(package="keras_diffusion")
+class Refining(Matching):
+    """Brings what a student's refiner makes of its images to real ones' features; used as `Matching`.
+
+    Of the network (`nn.with_refiner`) the refiner alone is trained, which acts in the last call. So a noise of the pool is
+    drawn once, and x and the output of the last call without the refiner are kept, pool * H * W * C * 8 bytes, saved with the model: a step costs what refiner and
+    features cost, and no call. All else is as in `Matching`.
+
+    Args:
+        network: of `nn.with_refiner`, for the schedule, prediction and last time of this model.
+        schedule, features, times, pool, kwargs: as for `Matching`, which `through` and `label_dropout` aren't asked of: the gradient goes through the refiner.
+
+    Raises:
+        ValueError: where the network has no refiner, or one that doesn't act in the last call alone; where a value is out of range.
+
+    Reference: as `Matching`; dos Santos et al. 2019, "Learning Implicit Generative Models by Matching Perceptual Features".
+    """
+
+    def __init__(self, network, schedule, *, features, times, pool=None, **kwargs):
+        if not nn.has_refiner(network):
+            raise ValueError(
+                f"network: expected one of nn.with_refiner, got {getattr(network, 'name', network)} without a refiner"
+            )
+        base, estimates, _ = nn.parts(network)
+        last = [t for t in times if t <= estimates.below]
+        if len(last) != 1:
+            raise ValueError(
+                f"times: expected the last alone to be at most {estimates.below:g}, where the refiner acts, got {[float(t) for t in times]}"
+            )
+        super().__init__(network, schedule, features=features, times=times, pool=pool, **kwargs)
+        base.trainable = False
+        shape = (self.pool, *self.image_shape)
+        self._x, self._out = (
+            self.add_weight(
+                shape=shape, dtype="float32", initializer="zeros", trainable=False, name=name
+            )
+            for name in ("x", "out")
+        )
+
+    def _drawn(self, done):
+        """As `Matching`'s; what goes into the last call, and comes out of it before it is refined, is kept."""
+        found, x, out = self._of_all_blocks(done)
+        self._x.assign(x)
+        self._out.assign(out)
+        return found
+
+    def _block_from(self, begin):
+        """(features [N, F], x and output [N, H, W, C] of the last call) of a block of the pool."""
+        noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
+        base, last = nn.parts(self.sampling_network)[0], len(self._plan.t) - 1
+        x, _ = self._calls(base, noise, tf.zeros_like(noise), label, range(last))
+        out = self._call(base, last, x, label)
+        images = self._refined(self.sampling_network, x, out, label)
+        return self._joint(images, label), x, out
+
+    def _draw_next(self, network, label, count):
+        rows = replicas.drawn(lambda n: self._rows(n), count)
+        x, out = (tf.gather(kept.value, rows) for kept in (self._x, self._out))
+        return self._refined(network, x, out, label)
+
+    def _refined(self, network, x, out, label):
+        """The images that the last call ends in, refined: [N, H, W, C]."""
+        last = len(self._plan.t) - 1
+        _, estimates, refiner = nn.parts(network)
+        inputs = {"x": x, "t": self._time(last, x), "label": label}
+        inputs = {name: inputs[name] for name in self.inputs_used}
+        out = nn.refined(estimates, refiner, inputs, out)
+        return self._end(last, x, tf.zeros_like(x), tf.cast(out, tf.float32))[0]
+
+
+def refine(model, features, *, width=None, num_steps=None, spacing=None, ema_decay=0.98, **options):
+    """A `Refining` of a trained model, whose student begins as this, with a refiner that changes nothing yet, or with its own.
+
+    Args:
+        model: `DiffusionModel` that draws from noise; a student, or any other.
+        features: as for `Matching`.
+        width: of the refiner, as for `nn.with_refiner`; None: 48, or that of the model's own.
+        num_steps, spacing: as for `match`.
+        ema_decay: of `Refining`.
+        options: further arguments of `Refining`.
+
+    Returns:
+        `Refining`, to be adapted, compiled and trained.
+
+    Raises:
+        ValueError: where the model is a one-step denoiser, has a refiner of another width or for other times, or an argument is out of range.
+    """
+    check_draws(model)
+    grid = matching.grid_of(model, num_steps, spacing)
+    network = sampling_copy(model)
+    if not nn.has_refiner(network):
+        network = nn.with_refiner(
+            network,
+            model.schedule,
+            prediction=model.prediction,
+            below=grid[-1],
+            width=48 if width is None else width,
+            num_classes=model.num_classes,
+        )
+    elif width not in (None, nn.width_of(network)):
+        raise ValueError(
+            f"width: expected {nn.width_of(network)}, that of the refiner that the model has, got {width}"
+        )
+    return Refining(
+        network,
+        model.schedule,
+        features=features,
+        times=grid,
+        prediction=model.prediction,
+        num_classes=model.num_classes,
+        data_std=model.data_std,
+        ema_decay=ema_decay,
+        label_dropout=0.0,
+        **options,
+    )

@@ -1,0 +1,203 @@
+"""Refining: a small network behind the last call is trained alone; what it is, what it leaves, and what it is shipped as."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, one_line, roughen
+from test_matching import SCHEDULE, TIMES, T, pools
+
+import keras_diffusion as kd
+from keras_diffusion import nn, predictions
+from keras_diffusion.nn import refining
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    """A rough network as a model that draws."""
+    return kd.DiffusionModel(make_small(), SCHEDULE, prediction="v", ema_decay=None)
+
+
+def make(drawer, images=None, *, rate=3e-3, eagerly=True, **options):
+    made = kd.refine(drawer, pools(), **{"spacing": TIMES, "pool": 48, "width": 6, **options})
+    if images is not None:
+        made.adapt(*images)
+    made.compile(optimizer=keras.optimizers.Adam(rate), run_eagerly=eagerly)
+    return made
+
+
+def rough_refiner(network, seed=7):
+    """Gives a network's refiner weights that change what it draws."""
+    roughen(refining.parts(network)[2], seed=seed)
+    return network
+
+
+def test_a_new_refiner_changes_no_image(drawer):
+    labels = np.array([0, 1, 2, NUM_CLASSES])
+    made = make(drawer)
+    asked = {"spacing": TIMES, "sampler": "ddim", "guidance_scale": 1.0, "seed": 3}
+    expected = drawer.sample(labels, **asked)
+    np.testing.assert_allclose(made.student().sample(labels, seed=3), expected, atol=1e-6)
+    assert 0 < expected.min() + expected.std() and expected.std() > 0.01
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
+def test_what_a_refiner_puts_out_is_added_to_the_image(prediction):
+    """At its times alone, to the image within [0, 1], whatever the network predicts; it sees image, noise and class."""
+    base, schedule = make_small(), kd.linear_schedule(T)
+    network = nn.with_refiner(base, schedule, prediction=prediction, below=30, width=6)
+    rough_refiner(network)
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.3, 0.8, (3, *IMAGE_SHAPE)).astype(np.float32)
+    label = np.array([0, 2, NUM_CLASSES], np.int32)
+    for t in (100, 31, 30, 4):
+        alpha, sigma = schedule.alpha[t], schedule.sigma[t]
+        inputs = {"x": x, "t": np.full(3, t / T, np.float32), "label": label}
+        out, plain = network(inputs).numpy(), base(inputs).numpy()
+        if t > 30:
+            np.testing.assert_array_equal(out, plain)
+            continue
+        p, q = predictions.to_x0(prediction, alpha, sigma)
+        x0 = np.clip(p * x + q * plain, 0, 1)
+        eps = (x - alpha * (p * x + q * plain)) / sigma
+        change = refining.parts(network)[2]({"x0": x0, "eps": eps, "label": label}).numpy()
+        assert np.abs(change).max() > 0.05
+        assert np.abs(p * x + q * plain - x0).max() > 0.05  # some pixels were clipped
+        np.testing.assert_allclose(p * x + q * out, x0 + change, atol=2e-4)
+
+
+def test_a_refiner_hears_the_class(drawer):
+    refiner = refining.parts(rough_refiner(make(drawer).network))[2]
+    rng = np.random.default_rng(0)
+    seen = {k: rng.normal(size=(1, *IMAGE_SHAPE)).astype(np.float32) for k in ("x0", "eps")}
+    found = [refiner({**seen, "label": np.array([k])}).numpy() for k in range(NUM_CLASSES + 1)]
+    for k in range(NUM_CLASSES):
+        assert np.abs(found[k] - found[k + 1]).max() > 1e-3
+
+
+def test_folding_makes_channels_of_squares_and_back():
+    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    folded = nn.Fold()(x).numpy()
+    assert folded.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(folded[1, 1, 2], x[1, 2:4, 4:6].reshape(12))
+    np.testing.assert_array_equal(nn.Fold(back=True)(folded).numpy(), x)
+
+
+def test_a_step_draws_what_the_whole_network_would_and_trains_the_refiner_alone(drawer, images):
+    made = make(drawer, images)
+    for network in (made.network, made.ema_network):
+        rough_refiner(network)
+    made.new_pool(1)
+    before = [weight.numpy() for weight in made.network.weights]
+    begin, count = made._next.value, tf.constant(24)
+    noise, label = made._noises(begin, count), made._classes(begin, count)
+    whole = made._draw(made.network, noise, label)
+    np.testing.assert_allclose(made._draw_next(made.network, label, count), whole, atol=1e-5)
+    np.testing.assert_allclose(
+        made._remembered.numpy()[:24], made._joint(whole, label), rtol=1e-4, atol=1e-5
+    )
+    made.fit(*images, batch_size=24, verbose=0)
+    base, _, refiner = refining.parts(made.network)
+    own = {id(weight) for weight in refiner.weights}
+    assert base.weights and not base.trainable_weights
+    for weight, was in zip(made.network.weights, before, strict=True):
+        moved = not np.array_equal(weight.numpy(), was)
+        assert moved == (id(weight) in own), weight.path
+    assert int(made._next.numpy()) == 24
+
+
+def test_refining_brings_images_closer(drawer, images):
+    made = make(drawer, images, eagerly=False, pool=100)
+    before = made.distance()
+    labels = np.resize(images[1], 240)
+    made.fit(np.resize(images[0], (240, *IMAGE_SHAPE)), labels, batch_size=24, epochs=6, verbose=0)
+    assert made.distance() < before / 3
+    made.new_pool(99)  # noises that it hasn't seen
+    assert made.distance() < before / 3
+    student = made.student()
+    drawn = student.sample(labels, seed=5)
+    real = np.concatenate(made.features(images[0], training=False), axis=1)
+    means = [np.concatenate(made.features(x, training=False), axis=1).mean(axis=0) for x in (drawn, drawer.sample(labels, seed=5, spacing=TIMES, sampler="ddim", guidance_scale=1.0))]  # fmt: skip
+    ways = [np.linalg.norm(mean - real.mean(axis=0)) for mean in means]
+    assert ways[0] < ways[1] / 2
+    assert len(student.network.trainable_weights) > len(made.network.trainable_weights)
+
+
+def test_refining_goes_on_from_a_file_as_if_nothing_had_happened(drawer, images, tmp_path):
+    x0, labels = images
+    made = make(drawer, images, eagerly=False)
+    made.fit(x0, labels, batch_size=12, shuffle=False, verbose=0)
+    made.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for model in (made, loaded):  # the second epoch has a pool of its own
+        model.fit(x0, labels, batch_size=12, initial_epoch=1, epochs=2, shuffle=False, verbose=0)
+    for ours, theirs in zip(made.weights, loaded.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert not refining.parts(loaded.network)[0].trainable_weights
+
+
+@pytest.mark.parametrize("make_model", [make, None])
+def test_each_epoch_has_noises_of_its_own(drawer, images, make_model):
+    """Of a Matching too; what is remembered is of these noises, and the same seed and epoch draw the same."""
+    if make_model is None:
+
+        def make_model(drawer, images, **options):
+            made = kd.match(drawer, pools(), spacing=TIMES, pool=48, **options)
+            made.adapt(*images)
+            made.compile(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
+            return made
+
+    def noises(made):
+        return made._noises(tf.constant(0, tf.int64), tf.constant(48)).numpy()
+
+    made = make_model(drawer, images)
+    first = noises(made)
+    made.fit(*images, batch_size=24, verbose=0)
+    made.fit(*images, batch_size=24, verbose=0)  # its epoch 0 once more
+    np.testing.assert_array_equal(noises(made), first)
+    made.fit(*images, batch_size=24, epochs=3, verbose=0)
+    third = noises(made)
+    assert not np.isin(third, first).any()
+    other = make_model(drawer, images)
+    other.new_pool(2)
+    np.testing.assert_array_equal(noises(other), third)
+    rows = tf.constant(0, tf.int64), tf.constant(48)
+    again = make_model(drawer, images)
+    label = other._classes(*rows)
+    drawn = again._joint(again._draw(again.sampling_network, tf.constant(third), label), label)
+    np.testing.assert_allclose(other._remembered.numpy(), drawn, rtol=1e-4, atol=1e-5)
+    found = other._remembered.numpy().astype(np.float64)
+    np.testing.assert_allclose(other._own_mean.numpy(), found.mean(axis=0))
+    np.testing.assert_allclose(other._own_square.numpy(), found.T @ found / 48)
+
+
+def test_what_cannot_be_refined_is_refused(drawer, images):
+    made = make(drawer)
+    with pytest.raises(ValueError) as error:
+        kd.refine(made.student(), pools(), width=8)
+    assert one_line(error) == "width: expected 6, that of the refiner that the model has, got 8"
+    assert nn.refining.width_of(kd.refine(made.student(), pools()).network) == 6
+    with pytest.raises(ValueError) as error:
+        kd.refine(made.student(), pools(), spacing=[100, 60, 20, 10])
+    assert "expected the last alone to be at most 30" in one_line(error)
+    with pytest.raises(ValueError) as error:
+        kd.refine(made.student(), pools(), spacing=[100, 60, 50])
+    assert "expected the last alone to be at most 30" in one_line(error)
+    with pytest.raises(ValueError) as error:
+        kd.Refining(make_small(), SCHEDULE, prediction="v", features=pools(), times=TIMES)
+    assert "without a refiner" in one_line(error)
+    with pytest.raises(ValueError) as error:
+        nn.with_refiner(made.network, SCHEDULE, prediction="v", below=30)
+    assert one_line(error) == "network: expected one without a refiner, got one with it"
+    with pytest.raises(ValueError) as error:
+        nn.with_refiner(make_small(), SCHEDULE, prediction="v", below=0)
+    assert one_line(error) == "below: expected a time of 1..100, got 0"
+    with pytest.raises(ValueError) as error:
+        nn.with_refiner(nn.unet(width=4, conditioning=None), SCHEDULE, prediction="v", below=3)
+    assert "expected a functional Keras model on a dict that has x and t" in one_line(error)
+    with pytest.raises(ValueError) as error:
+        kd.DiffusionModel(made.network, SCHEDULE, prediction="x0")
+    assert one_line(error) == ("prediction: expected v, which the network is refined for, got x0")
+    with pytest.raises(ValueError) as error:
+        made.new_pool(1)
+    assert "call adapt" in one_line(error)
