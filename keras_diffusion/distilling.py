@@ -6,6 +6,7 @@ from keras_diffusion import (
     building,
     course,
     distillation,
+    few_steps,
     fitting,
     matching,
     pipeline,
@@ -14,17 +15,18 @@ from keras_diffusion import (
     runs,
     settings,
     student,
+    text,
 )
 from keras_diffusion import spec as specs
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier
-from keras_diffusion.nn import refining as nn
+from keras_diffusion.nn.refining import has_refiner, width_of
 from keras_diffusion.runs import DISTILLED
 from keras_diffusion.sampling import options
 from keras_diffusion.sessions import Session
 
 _ADAM = 2e-5  # Adam's rate where it matches, unless another is asked for
-_REFINER = 3e-3  # of a refiner, likewise
+_REFINER_RATE = 3e-3  # of a refiner, likewise
 
 
 def train(
@@ -80,12 +82,12 @@ def train(
         "data": {**data.identity(), "class_names": list(data.class_names)},
         "command": command,
         "sessions": [fitting.session_record(start)],
-        **fitting.describe(teacher.network, model),
+        **fitting.describe(few_steps.sampling_copy(model), model),
         DISTILLED: {
             **asked.to_json(),
             "teacher": weights,
             "version": student.VERSION,
-            **_refiner(model.network),
+            **_told_of_refiner(model.network),
         },
     }
     fitting.begin(run, told, earlier or {}, start)
@@ -122,7 +124,7 @@ def _settled(asked, model, say):
 def _fixed_rate(asked):
     """The largest rate, or None, where it goes by the distance."""
     if asked.rate is None and asked.refine:
-        return _REFINER
+        return _REFINER_RATE
     return _ADAM if asked.rate is None and asked.optimizer == "adam" else asked.rate
 
 
@@ -131,12 +133,12 @@ def _rate(asked, model):
     return float(rates.Nearing().at(model.distance())) if asked.rate is None else asked.rate
 
 
-def _refiner(network):
+def _told_of_refiner(network):
     """What an exported file has to say of it, so that it can be made again."""
-    if not nn.has_refiner(network):
+    if not has_refiner(network):
         return {}
     estimates = network.get_layer("estimates")
-    return {"refiner": {"width": nn.width_of(network), "below": estimates.below}}
+    return {"refiner": {"width": width_of(network), "below": estimates.below}}
 
 
 def _settings(asked, data, record):
@@ -200,4 +202,10 @@ class _Session(Session):
 
     def watching(self, say):
         """Each epoch of a `Matching` has a pool of its own."""
-        return [matching.NewPools(say)] if isinstance(self.model, matching.Matching) else []
+        if not isinstance(self.model, matching.Matching):
+            return []
+        left = self.epochs - 1 - self.step // self.steps_per_epoch
+        if left and self.model.pool_seconds:
+            took = text.duration(self.model.pool_seconds)
+            say(f"{left} more pools, one an epoch; that of the first took {took}")
+        return [matching.NewPools(say)]

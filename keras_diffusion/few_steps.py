@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_diffusion import schedules
-from keras_diffusion.nn import blocks
+from keras_diffusion.nn import blocks, refining
 from keras_diffusion.sampling import samplers
 from keras_diffusion.training import DiffusionModel
 
@@ -72,11 +72,13 @@ def sampling_copy(model):
     # Not of the averaged one, which isn't to be trained, nor are its copies.
     made = keras.models.clone_model(model.network)
     made.set_weights(model.sampling_network.get_weights())
-    _train_all(made)  # also what a `Refining` has held
+    if refining.has_refiner(made):
+        _train_all(refining.parts(made)[0])  # which a `Refining` has held
     return made
 
 
 def _train_all(network):
+    network.trainable = True
     for layer in network.layers:
         layer.trainable = True
         if isinstance(layer, keras.Model):

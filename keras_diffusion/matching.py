@@ -1,5 +1,6 @@
 """Matching: a student is trained through all its calls until what it draws has real images' features, in mean and covariance."""
 
+import time
 from contextlib import nullcontext
 
 import keras
@@ -41,7 +42,7 @@ class Matching(FewSteps):
     With a new noise for every image m and C would be averages over recent batches, which are late and uncertain, and training
     swings about them. Those of a pool are of the same noises throughout. What it doesn't know of all other noises is learned with
     it, which F equally wide features of a total variance of 1 show as a distance of F/(4 * pool): it has to be large, and several
-    rounds of it are needed. Its features, pool * F * 4 bytes, are kept, and saved with the model.
+    rounds of it are needed; and each epoch has one of its own (`NewPools`). Its features, pool * F * 4 bytes, are kept, and saved with the model.
 
     Real images enter by m* and C* alone: they are looked at in `adapt`, not in `fit`. Nor are the labels that `fit` is given: in every
     hundred of the pool classes are as often there as among the images of `adapt`, to the whole image below or above.
@@ -58,6 +59,9 @@ class Matching(FewSteps):
             pushes away from real images'; with 0 only what is drawn with a class is trained.
         ema_decay, num_classes, seed: as for `DiffusionModel`.
         data_std: kept for the student.
+
+    Attributes:
+        pool_seconds: how long the last pool took to draw here.
 
     Example:
         >>> matching = match(student, features)
@@ -101,12 +105,13 @@ class Matching(FewSteps):
         self._remembered = self.add_weight(
             shape=(self.pool, size), dtype="float32", trainable=False, name="remembered"
         )
-        self._drawing = None
-        self._next, self._pools = (
+        self._block_function = None
+        self.pool_seconds = 0.0
+        self._next, self._pool_number = (
             self.add_weight(
                 shape=(), dtype="int64", initializer="zeros", trainable=False, name=name
             )
-            for name in ("next", "pools")
+            for name in ("next", "pool_number")
         )
 
     def _moment(self, name, shape, initializer="zeros"):
@@ -142,10 +147,10 @@ class Matching(FewSteps):
         self._draw_pool(0, done)
 
     def new_pool(self, number, *, progress=False):
-        """Draws a pool of other noises, and forgets the one before; what `fit` does at the beginning of an epoch, with its number.
+        """Draws a pool of other noises, and forgets the one before; what `fit` does at the beginning of an epoch of another number.
 
         Args:
-            number: of the pool, from 0 (that of `adapt`) on.
+            number: of the pool, from 0 (that of `adapt`) on: the epoch that it is for, counted from 0.
             progress: whether to show a bar (needs tqdm).
 
         Raises:
@@ -156,9 +161,15 @@ class Matching(FewSteps):
             self._draw_pool(number, shown.update if progress else lambda count: None)
 
     def _draw_pool(self, number, done):
-        self._pools.assign(number)
+        began = time.monotonic()
+        self._pool_number.assign(number)
         self._next.assign(0)
-        self._remembered.assign(self._drawn(done))
+        try:
+            self._remembered.assign(self._drawn(done))
+        except BaseException:
+            self._pool_number.assign(-1)  # of none: the next epoch draws its own
+            raise
+        self.pool_seconds = time.monotonic() - began
         found = self._remembered.numpy().astype(np.float64)  # as they are remembered
         self._own_mean.assign(found.mean(axis=0))
         self._own_square.assign(found.T @ found / len(found))
@@ -197,8 +208,19 @@ class Matching(FewSteps):
         )
         return labels
 
-    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
-        """As `DiffusionModel`'s; `adapt` comes before, and each epoch has a pool of its own: `NewPools`.
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        *args,
+        **kwargs,
+    ):
+        """As `DiffusionModel`'s; `adapt` comes before. The pool of an epoch is the one of its number, which `NewPools` sees to (in a
+        `CallbackList` of your own it is yours to put).
 
         Raises:
             ValueError: where it didn't.
@@ -208,7 +230,7 @@ class Matching(FewSteps):
             callbacks = keras.tree.flatten(callbacks or [])
             if not any(isinstance(one, NewPools) for one in callbacks):
                 callbacks = [NewPools(), *callbacks]
-        return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
 
     def _check_adapted(self, asked):
         if not self._real_root.numpy().any():
@@ -246,11 +268,11 @@ class Matching(FewSteps):
 
     def _of_all_blocks(self, done):
         """What `_block_from` finds, for the whole pool: float32 arrays [P, ...]."""
-        if self._drawing is None:  # once: its pools are drawn by the same graph
-            self._drawing = tf.function(self._block_from)
+        if self._block_function is None:  # once: all pools are drawn by the same graph
+            self._block_function = tf.function(self._block_from)
         found = []
         for begin in tf.range(0, self.pool, self._block, dtype=tf.int64):
-            found.append([part.numpy().astype(np.float32) for part in self._drawing(begin)])
+            found.append([part.numpy().astype(np.float32) for part in self._block_function(begin)])
             done(self._block)
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
@@ -297,7 +319,7 @@ class Matching(FewSteps):
         def rows(n):
             numbers = begin // self._block + tf.range(tf.cast((n - 1) // self._block + 2, tf.int64))
             whole = self.pool // self._block
-            numbers = numbers % whole + whole * self._pools.value
+            numbers = numbers % whole + whole * self._pool_number.value
             made = tf.map_fn(block, numbers, fn_output_signature=dtype)
             made = tf.reshape(made, tf.concat([[-1], tf.shape(made)[2:]], 0))
             return tf.gather(made, tf.cast(begin % self._block, tf.int32) + tf.range(n))
@@ -417,9 +439,10 @@ class Matching(FewSteps):
 
 
 class NewPools(keras.callbacks.Callback):
-    """At the beginning of each epoch but that in which a `Matching` was adapted, it draws a pool of other noises.
+    """At the beginning of an epoch a `Matching` whose pool is of another number draws that of the epoch's, counted from 0.
 
-    A network learns by heart what helps the noises of a pool and no others: the same seed, epochs and pool, the same noises.
+    A network learns by heart what helps the noises of a pool and no others. `adapt` draws that of the first epoch; the same seed and
+    number draw the same noises.
 
     Args:
         say: function of a line, which is told how far training has come; None: of nothing.
@@ -430,7 +453,7 @@ class NewPools(keras.callbacks.Callback):
         self.say = say
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch != int(self.model._pools.numpy()):
+        if epoch != int(self.model._pool_number.numpy()):
             was = self.model.distance()
             self.model.new_pool(epoch)
             if self.say:

@@ -6,7 +6,13 @@ import tensorflow as tf
 from keras_diffusion import matching, replicas
 from keras_diffusion.few_steps import check_draws, sampling_copy
 from keras_diffusion.matching import Matching
-from keras_diffusion.nn import refining as nn
+from keras_diffusion.nn.refining import (
+    has_refiner,
+    parts,
+    refined_image,
+    width_of,
+    with_refiner,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -18,7 +24,8 @@ class Refining(Matching):
     features cost, and no call. All else is as in `Matching`.
 
     Args:
-        network: of `nn.with_refiner`, for the schedule, prediction and last time of this model.
+        network: of `nn.with_refiner`, for the schedule, prediction and last time of this model; what was there before the refiner is
+            held (`trainable` becomes False).
         schedule, features, times, pool, kwargs: as for `Matching`, which `through` and `label_dropout` aren't asked of: the gradient goes through the refiner.
 
     Raises:
@@ -28,11 +35,11 @@ class Refining(Matching):
     """
 
     def __init__(self, network, schedule, *, features, times, pool=None, **kwargs):
-        if not nn.has_refiner(network):
+        if not has_refiner(network):
             raise ValueError(
                 f"network: expected one of nn.with_refiner, got {getattr(network, 'name', network)} without a refiner"
             )
-        base, estimates, _ = nn.parts(network)
+        base, estimates, _ = parts(network)
         last = [t for t in times if t <= estimates.below]
         if len(last) != 1:
             raise ValueError(
@@ -58,7 +65,7 @@ class Refining(Matching):
     def _block_from(self, begin):
         """(features [N, F], x and output [N, H, W, C] of the last call) of a block of the pool."""
         noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
-        base, last = nn.parts(self.sampling_network)[0], len(self._plan.t) - 1
+        base, last = parts(self.sampling_network)[0], len(self._plan.t) - 1
         x, _ = self._calls(base, noise, tf.zeros_like(noise), label, range(last))
         out = self._call(base, last, x, label)
         images = self._refined(self.sampling_network, x, out, label)
@@ -72,14 +79,14 @@ class Refining(Matching):
     def _refined(self, network, x, out, label):
         """The images that the last call ends in, refined: [N, H, W, C]."""
         last = len(self._plan.t) - 1
-        _, estimates, refiner = nn.parts(network)
         inputs = {"x": x, "t": self._time(last, x), "label": label}
         inputs = {name: inputs[name] for name in self.inputs_used}
-        out = nn.refined(estimates, refiner, inputs, out)
-        return self._end(last, x, tf.zeros_like(x), tf.cast(out, tf.float32))[0]
+        return refined_image(network, inputs, out)
 
 
-def refine(model, features, *, width=None, num_steps=None, spacing=None, ema_decay=0.98, **options):
+def refine(
+    model, features, *, width=None, num_steps=None, spacing=None, ema_decay=0.98, seed=0, **options
+):
     """A `Refining` of a trained model, whose student begins as this, with a refiner that changes nothing yet, or with its own.
 
     Args:
@@ -88,6 +95,7 @@ def refine(model, features, *, width=None, num_steps=None, spacing=None, ema_dec
         width: of the refiner, as for `nn.with_refiner`; None: 48, or that of the model's own.
         num_steps, spacing: as for `match`.
         ema_decay: of `Refining`.
+        seed: of every draw, and of a new refiner's first weights.
         options: further arguments of `Refining`.
 
     Returns:
@@ -99,18 +107,19 @@ def refine(model, features, *, width=None, num_steps=None, spacing=None, ema_dec
     check_draws(model)
     grid = matching.grid_of(model, num_steps, spacing)
     network = sampling_copy(model)
-    if not nn.has_refiner(network):
-        network = nn.with_refiner(
+    if not has_refiner(network):
+        network = with_refiner(
             network,
             model.schedule,
             prediction=model.prediction,
             below=grid[-1],
             width=48 if width is None else width,
             num_classes=model.num_classes,
+            seed=seed,
         )
-    elif width not in (None, nn.width_of(network)):
+    elif width not in (None, width_of(network)):
         raise ValueError(
-            f"width: expected {nn.width_of(network)}, that of the refiner that the model has, got {width}"
+            f"width: expected {width_of(network)}, that of the refiner that the model has, got {width}"
         )
     return Refining(
         network,
@@ -122,5 +131,6 @@ def refine(model, features, *, width=None, num_steps=None, spacing=None, ema_dec
         data_std=model.data_std,
         ema_decay=ema_decay,
         label_dropout=0.0,
+        seed=seed,
         **options,
     )

@@ -565,23 +565,25 @@ def test_distill_refines_a_run(programs, matched):
     """Each epoch by noises of its own; it goes on where it was stopped."""
     call, folder = programs
     words = ("run-distilled", "--match", "reader.onnx", "--refine", "6", "--out", "refined")
-    more = ("--limit", "200", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "2")
+    more = ("--limit", "200", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "3")
     outcome = call(*words, *more)
     assert "of real images' variance from them: --rate 0.003\n" in outcome.stdout
     shown = outcome.stdout.replace("\r", "\n")
     said = re.findall(r"^epoch (\d): .* by new noises", shown, re.MULTILINE)
     assert said == ["2", "3"], shown
+    assert "2 more pools, one an epoch; that of the first took " in shown
     record = json.loads((folder / "refined/run.json").read_text())
     told = record["distilled"]
     assert (told["refine"], told["rate"], told["times"]) == (6, 3e-3, [300.0, 150.0])
     assert told["refiner"] == {"width": 6, "below": 150.0}
+    assert record["network"] == "refined_modulated_unet"
     before, after = (runs.open_model(path / "model.keras") for path in (matched, folder / "refined"))  # fmt: skip
     base, _, refiner = refining.parts(after.network)
     for ours, theirs in zip(base.weights, before.network.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     assert np.abs(refiner.get_layer("last").kernel.numpy()).max() > 0
     checkpoints = sorted((folder / "refined/checkpoints").glob("*.keras"))
-    assert [path.stem for path in checkpoints] == ["step-00000004", "step-00000006"]
+    assert [path.stem for path in checkpoints] == ["step-00000003", "step-00000006"]
     checkpoints[1].unlink()
     (folder / "refined/model.keras").unlink()
     (folder / "refined/run.json").write_text(json.dumps({**record, "status": "running"}))

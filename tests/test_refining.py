@@ -120,17 +120,23 @@ def test_refining_brings_images_closer(drawer, images):
     means = [np.concatenate(made.features(x, training=False), axis=1).mean(axis=0) for x in (drawn, drawer.sample(labels, seed=5, spacing=TIMES, sampler="ddim", guidance_scale=1.0))]  # fmt: skip
     ways = [np.linalg.norm(mean - real.mean(axis=0)) for mean in means]
     assert ways[0] < ways[1] / 2
-    assert len(student.network.trainable_weights) > len(made.network.trainable_weights)
+    added = len(student.network.trainable_weights) - len(made.network.trainable_weights)
+    assert added == len(drawer.network.trainable_weights)
 
 
 def test_refining_goes_on_from_a_file_as_if_nothing_had_happened(drawer, images, tmp_path):
     x0, labels = images
     made = make(drawer, images, eagerly=False)
-    made.fit(x0, labels, batch_size=12, shuffle=False, verbose=0)
-    made.save(tmp_path / "model.keras")
+    second = {"batch_size": 12, "initial_epoch": 1, "shuffle": False, "verbose": 0}
+    made.fit(x0[:12], labels[:12], epochs=2, **second)
+    made.save(tmp_path / "model.keras")  # in the midst of a pool
+    assert (made._next.numpy(), made._pool_number.numpy()) == (12, 1)
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    for model in (made, loaded):  # the second epoch has a pool of its own
-        model.fit(x0, labels, batch_size=12, initial_epoch=1, epochs=2, shuffle=False, verbose=0)
+    for model in (made, loaded):
+        model.fit(x0, labels, epochs=2, **second)
+        assert (model._next.numpy(), model._pool_number.numpy()) == (36, 1)
+        model.fit(x0, labels, epochs=3, **{**second, "initial_epoch": 2})
+        assert (model._next.numpy(), model._pool_number.numpy()) == (24, 2)
     for ours, theirs in zip(made.weights, loaded.weights, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert not refining.parts(loaded.network)[0].trainable_weights
@@ -191,13 +197,52 @@ def test_what_cannot_be_refined_is_refused(drawer, images):
     assert one_line(error) == "network: expected one without a refiner, got one with it"
     with pytest.raises(ValueError) as error:
         nn.with_refiner(make_small(), SCHEDULE, prediction="v", below=0)
-    assert one_line(error) == "below: expected a time of 1..100, got 0"
+    assert one_line(error) == "below: expected a time in (0, 100], got 0"
     with pytest.raises(ValueError) as error:
         nn.with_refiner(nn.unet(width=4, conditioning=None), SCHEDULE, prediction="v", below=3)
     assert "expected a functional Keras model on a dict that has x and t" in one_line(error)
+    given = {
+        "x": keras.Input(IMAGE_SHAPE, name="x"),
+        "t": keras.Input((), name="t"),
+        "label": keras.Input((), name="label", dtype="int32"),
+    }
+    deaf = keras.Model(given, keras.layers.Conv2D(1, 1)(given["x"]))
+    with pytest.raises(ValueError) as error:
+        nn.with_refiner(deaf, SCHEDULE, prediction="v", below=30)
+    assert one_line(error).startswith("num_classes: expected the number of classes")
     with pytest.raises(ValueError) as error:
         kd.DiffusionModel(made.network, SCHEDULE, prediction="x0")
     assert one_line(error) == ("prediction: expected v, which the network is refined for, got x0")
     with pytest.raises(ValueError) as error:
         made.new_pool(1)
     assert "call adapt" in one_line(error)
+
+
+def test_a_pool_that_was_not_drawn_to_its_end_is_drawn_anew(drawer, images, monkeypatch):
+    made = make(drawer, images)
+    whole = make(drawer, images)
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "_drawn", lambda done: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made.fit(*images, batch_size=24, initial_epoch=1, epochs=2, verbose=0)
+    for model in (made, whole):
+        model.fit(*images, 24, 2, 0, [keras.callbacks.Callback()], initial_epoch=1)
+    for ours, theirs in zip(made.weights, whole.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert int(made._pool_number.numpy()) == 1
+
+
+def test_black_pixels_are_trained(drawer, images):
+    """They were clipped to 0: a rounding below it would take them their gradient."""
+    made = make(drawer, images)
+    label = made._classes(made._next.value, tf.constant(48))
+    last = refining.parts(made.network)[2].get_layer("last")
+    with tf.GradientTape() as tape:
+        drawn = made._draw_next(made.network, label, tf.constant(48))
+    black = (drawn.numpy() == 0).sum()
+    inside = ((drawn.numpy() > 0) & (drawn.numpy() < 1)).sum()
+    assert min(black, inside) > 100
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(made._draw_next(made.network, label, tf.constant(48)))
+    # Each pixel's own bias, of a quarter of the pixels: 1 where it has a gradient.
+    assert float(tf.reduce_sum(tape.gradient(total, last.bias))) == drawn.numpy().size

@@ -39,10 +39,11 @@ with strategy.scope():
     )
     if network == "student":
         model = kd.distill(model, num_steps=3, guidance_scale=2.0, guidance_interval=(0.3, 0.8))
-    if network == "matched":
+    if network in ("matched", "refined"):
         x = keras.Input((8, 8, 1))
         parts = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(x))
-        model = kd.match(model, keras.Model(x, [parts]), num_steps=3, pool=200)
+        make = kd.match if network == "matched" else kd.refine
+        model = make(model, keras.Model(x, [parts]), num_steps=3, pool=200)
         model.adapt(images, labels)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
 batches = kd.training_batches(images, labels, batch_size=batch_size, seed=0)
@@ -70,7 +71,7 @@ def run(*words, cwd):
 
 @pytest.mark.parametrize(
     ("network", "batch_size"),
-    [("unet", 20), ("modulated_unet", 21), ("student", 21), ("matched", 21)],
+    [("unet", 20), ("modulated_unet", 21), ("student", 21), ("matched", 21), ("refined", 21)],
 )
 def test_two_devices_train_as_one(network, batch_size, tmp_path):
     """Of 50 images an epoch's last batch is a short one, and 21 aren't divided evenly. The same batches and draws: losses, weights, averaged weights, optimizer, evaluation and samples."""

@@ -202,6 +202,42 @@ def test_what_a_file_says_of_its_training_is_checked(tmp_path, field):
         restorable.open_file(path)
 
 
+@pytest.mark.parametrize(
+    "refiner",
+    [
+        6,
+        {"width": 6},
+        {"width": 10**4000, "below": 100},
+        {"width": 6, "below": 10**400},
+        {"width": 6, "below": 0},
+        {"width": True, "below": 100},
+    ],
+    ids=lambda told: repr(told)[:30],
+)
+def test_what_a_file_says_of_its_refiner_is_checked(tmp_path, refiner):
+    model, asked = trained(part="2.5", recipe="best")
+    told = {"settings": settings.to_json(asked), "distilled": {"refiner": refiner}}
+    path = export(model, asked, tmp_path / "denoiser.onnx", training=told)
+    with pytest.raises(UserError) as error:
+        restorable.open_file(path)
+    assert "refiner to be a width and a time in (0, 300], got" in one_line(error)
+
+
+@pytest.mark.parametrize("below", [15.0, 250.0])
+def test_a_refiner_that_is_not_the_files_is_refused(tmp_path, below):
+    """Where it acts stands in the graph as a number that looks like any other."""
+    model, asked = trained(part="2.5", recipe="best", refiner={"width": 6, "below": 20.0})
+    told = {"settings": settings.to_json(asked)}
+    told["distilled"] = {"refiner": {"width": 6, "below": below}}
+    path = export(model, asked, tmp_path / "denoiser.onnx", training=told)
+    with pytest.raises(UserError, match="expected a network whose outputs are the file's"):
+        kd.from_onnx(path)
+    told["distilled"] = {}
+    path = export(model, asked, tmp_path / "denoiser.onnx", training=told)
+    with pytest.raises(UserError, match="expected the graph of"):
+        kd.from_onnx(path)
+
+
 def test_a_network_for_images_of_no_contrast_is_refused(tmp_path):
     model, asked = trained(part="2.5", recipe="best")
     path = export(model, asked, tmp_path / "denoiser.onnx")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_diffusion import settings
-from keras_diffusion.errors import UserError, is_integer, is_number
+from keras_diffusion.errors import UserError, is_integer, is_number, shown
 from keras_diffusion.runs import DISTILLED
 from keras_diffusion.sampling import onnx_model, onnx_session
 
@@ -81,9 +81,11 @@ def _refiner(spec, path):
     if told is None:
         return None
     good = isinstance(told, dict) and set(told) == {"width", "below"}
-    if not (good and is_integer(told["width"]) and told["width"] >= 1 and is_number(told["below"])):
+    good = good and is_integer(told["width"]) and 1 <= told["width"] <= settings.MOST["width"]
+    last = spec.make_schedule().num_train_steps
+    if not (good and is_number(told["below"]) and 0 < told["below"] <= last):
         raise UserError(
-            f"{path}: expected training.{DISTILLED}.refiner to be a width and a time, got {str(told)[:80]}"
+            f"{path}: expected training.{DISTILLED}.refiner to be a width and a time in (0, {last}], got {shown(told)}"
         )
     return told
 

@@ -198,9 +198,12 @@ def _compare(model, file):
     Raises:
         UserError: where they aren't.
     """
-    rng, count = np.random.default_rng(0), 4
+    t = np.linspace(0.1, 1.0, 4, dtype=np.float32)
+    if file.refiner is not None:  # where it acts, and where it doesn't any more
+        below = file.refiner["below"] / model.schedule.num_train_steps
+        t = np.append(t, np.float32([below / 2, below, 1.01 * below]))
+    rng, count = np.random.default_rng(0), len(t)
     x = rng.normal(size=(count, *model.image_shape)).astype(np.float32)
-    t = np.linspace(0.1, 1.0, count, dtype=np.float32)
     label = np.arange(count, dtype=np.int32) % (model.num_classes + 1)
     network = convert.in_float32(model.network)
     call = tf.function(lambda *inputs: model.denoise(*inputs, network=network))

@@ -1,5 +1,7 @@
 """A small network behind a denoiser: it works over the image that the last call would end in."""
 
+import zlib
+
 import keras
 import tensorflow as tf
 
@@ -10,6 +12,7 @@ from keras_diffusion.nn.preconditioning import check_fits
 from keras_diffusion.nn.tables import look_up
 
 _BLOCK = 2  # pixels on a side that become channels
+_SLACK = 5e-7  # of T: what float32 makes of t/T
 
 
 @keras.saving.register_keras_serializable(package="keras_diffusion")
@@ -34,7 +37,7 @@ class Estimates(keras.layers.Layer):
         predictions.row(prediction, 1.0, 0.0)
         if not 0 < self.below <= self.schedule.num_train_steps:
             raise ValueError(
-                f"below: expected a time of 1..{self.schedule.num_train_steps}, got {below}"
+                f"below: expected a time in (0, {self.schedule.num_train_steps}], got {below}"
             )
 
     def call(self, x, t, out):
@@ -46,7 +49,8 @@ class Estimates(keras.layers.Layer):
         determinant = alpha * n - sigma * m
         said = divide(n * x - sigma * out, determinant)
         eps = divide(alpha * out - m * x, determinant)
-        refines = t[:, None, None, None] <= self.below + 1e-3  # t/T is float32
+        below = self.below + _SLACK * self.schedule.num_train_steps
+        refines = t[:, None, None, None] <= below
         gain = tf.where(refines, divide(-determinant, sigma), 0.0)
         x0 = tf.clip_by_value(said, 0.0, 1.0)
         return x0, eps, out + gain * (x0 - said), gain
@@ -88,7 +92,9 @@ class Fold(keras.layers.Layer):
         return {**super().get_config(), "back": self.back}
 
 
-def with_refiner(network, schedule, *, prediction, below, width=48, num_classes=None, name=None):
+def with_refiner(
+    network, schedule, *, prediction, below, width=48, num_classes=None, seed=0, name=None
+):
     """A network and, behind it, a small one that changes the image that its output means, where t is at most `below`.
 
     Above it the output is the network's own, and so is, at the start, the image, kept in [0, 1], everywhere: the refiner's last convolution is 0. It sees the
@@ -96,7 +102,7 @@ def with_refiner(network, schedule, *, prediction, below, width=48, num_classes=
 
         x0, eps -Fold-> 8C -two Conv-> W -Conv, stride 2, Conv-> 4W/3 -upsample, concat, two Conv-> W -Conv-> 4C -Fold back-> change of x0
 
-    at half the image's sides, which costs a tenth to a quarter of a UNet's call. There is no normalisation; GELU follows
+    at half the image's sides. There is no normalisation; GELU follows
     each convolution but the last, and the first of each pair hears the class, as `modulated_unet`'s do.
 
     Args:
@@ -104,11 +110,13 @@ def with_refiner(network, schedule, *, prediction, below, width=48, num_classes=
         schedule, prediction: those of the `DiffusionModel` that will have it.
         below: t, of 0..T, up to which the image is refined: a student's last time.
         width: W.
-        num_classes: K; None asks the network's `OneHot` layer.
+        num_classes: K; None asks the network's `OneHot` layer. Not used where it has no `label`.
+        seed: of the refiner's first weights.
         name: of the model; None: the network's, and `refined_` before it.
 
     Returns:
-        `keras.Model` with the same inputs and the same kind of output; its layers `estimates` and `refiner` are new.
+        `keras.Model` with the same inputs and the same kind of output; the network itself is a layer of it, `estimates` and `refiner`
+        are new ones.
 
     Raises:
         ValueError: where the network isn't told t, has a refiner, or an argument is out of its range.
@@ -131,8 +139,12 @@ def with_refiner(network, schedule, *, prediction, below, width=48, num_classes=
     }
     estimates = Estimates(schedule, prediction=prediction, below=below, name="estimates")
     classes = blocks.count_classes(network) if num_classes is None else num_classes
-    refiner = _refiner(given, width, classes if "label" in given else 0)
-    out = refined(estimates, refiner, inputs, network(inputs))
+    if "label" in given and not classes:
+        raise ValueError(
+            "num_classes: expected the number of classes of a network with labels, got none"
+        )
+    refiner = _refiner(given, width, classes if "label" in given else 0, seed)
+    out = _refined(estimates, refiner, inputs, network(inputs))
     return keras.Model(inputs, out, name=name or f"refined_{network.name}")
 
 
@@ -159,15 +171,30 @@ def width_of(network):
     return network.get_layer("refiner").get_layer("enter1").filters
 
 
-def refined(estimates, refiner, inputs, out):
+def refined_image(network, inputs, out):
+    """The image [N, H, W, C] in [0, 1] that the output of a network's base means once it is refined, at a time where it is.
+
+    What a sampler makes of the network's output then, but to rounding, which decides of a black pixel whether it has a gradient.
+    """
+    _, estimates, refiner = parts(network)
+    x0, eps, _, _ = estimates(inputs["x"], inputs["t"], out)
+    return tf.clip_by_value(x0 + refiner(_seen(x0, eps, inputs)), 0.0, 1.0)
+
+
+def _refined(estimates, refiner, inputs, out):
     """The output [N, H, W, C] of a network for these inputs, once the image that it means is refined: float32."""
     x0, eps, out, gain = estimates(inputs["x"], inputs["t"], out)
-    seen = {"x0": x0, "eps": eps, **{k: v for k, v in inputs.items() if k == "label"}}
-    change = keras.layers.Multiply(dtype="float32", name="change")([gain, refiner(seen)])
+    change = refiner(_seen(x0, eps, inputs))
+    change = keras.layers.Multiply(dtype="float32", name="change")([gain, change])
     return keras.layers.Add(dtype="float32", name="refined_out")([out, change])
 
 
-def _refiner(given, width, num_classes):
+def _seen(x0, eps, inputs):
+    """What a refiner is called with."""
+    return {"x0": x0, "eps": eps, **{k: v for k, v in inputs.items() if k == "label"}}
+
+
+def _refiner(given, width, num_classes, seed):
     image_shape = given["x"].shape[1:]
     inputs = {name: keras.Input(image_shape, name=name) for name in ("x0", "eps")}
     e = None
@@ -176,7 +203,10 @@ def _refiner(given, width, num_classes):
         e = blocks.OneHot(num_classes, name="class_vector")(inputs["label"])
 
     def conv(h, channels, name, *, strides=1, told=False):
-        layer = keras.layers.Conv2D(channels, 3, strides=strides, padding="same", name=name)
+        begin = keras.initializers.GlorotUniform(seed=zlib.crc32(f"{name} {seed}".encode()))
+        layer = keras.layers.Conv2D(
+            channels, 3, strides=strides, padding="same", kernel_initializer=begin, name=name
+        )
         h = layer(h)
         h = modulate(h, e, name=f"{name}_e") if told and e is not None else h
         return keras.layers.Activation(blocks.gelu, name=f"{name}_gelu")(h)
