@@ -92,7 +92,7 @@ def refine(
     Args:
         model: `DiffusionModel` that draws from noise; a student, or any other.
         features: as for `Matching`.
-        width: of the refiner, as for `nn.with_refiner`; None: 48, or that of the model's own.
+        width: of the refiner, as for `nn.with_refiner`; None: 24, or that of the model's own.
         num_steps, spacing: as for `match`.
         ema_decay: of `Refining`.
         seed: of every draw, and of a new refiner's first weights.
@@ -113,7 +113,7 @@ def refine(
             model.schedule,
             prediction=model.prediction,
             below=grid[-1],
-            width=48 if width is None else width,
+            width=24 if width is None else width,
             num_classes=model.num_classes,
             seed=seed,
         )

@@ -2,7 +2,7 @@
 
     python scripts/distill.py runs/part-2.5-best --steps 10 --guidance 1.5 --guidance-interval 0.35,0.7 --epochs 5
     python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx
-    python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx --refine 48
+    python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx --refine 24
 
 The second brings what a student draws closer to real images, as a classifier sees them; the third trains for it a small network behind the last call. Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
 saves; --resume goes on.

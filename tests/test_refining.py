@@ -75,14 +75,6 @@ def test_a_refiner_hears_the_class(drawer):
         assert np.abs(found[k] - found[k + 1]).max() > 1e-3
 
 
-def test_folding_makes_channels_of_squares_and_back():
-    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
-    folded = nn.Fold()(x).numpy()
-    assert folded.shape == (2, 2, 3, 12)
-    np.testing.assert_array_equal(folded[1, 1, 2], x[1, 2:4, 4:6].reshape(12))
-    np.testing.assert_array_equal(nn.Fold(back=True)(folded).numpy(), x)
-
-
 def test_a_step_draws_what_the_whole_network_would_and_trains_the_refiner_alone(drawer, images):
     made = make(drawer, images)
     for network in (made.network, made.ema_network):
@@ -244,5 +236,5 @@ def test_black_pixels_are_trained(drawer, images):
     assert min(black, inside) > 100
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(made._draw_next(made.network, label, tf.constant(48)))
-    # Each pixel's own bias, of a quarter of the pixels: 1 where it has a gradient.
+    # The bias is every pixel's: 1 of each that has a gradient.
     assert float(tf.reduce_sum(tape.gradient(total, last.bias))) == drawn.numpy().size

@@ -3,13 +3,12 @@
 from keras_diffusion.nn.blocks import BatchNorm, OneHot, gelu
 from keras_diffusion.nn.modulated import TimeFeatures, modulated_unet
 from keras_diffusion.nn.preconditioning import Precondition, precondition
-from keras_diffusion.nn.refining import Estimates, Fold, with_refiner
+from keras_diffusion.nn.refining import Estimates, with_refiner
 from keras_diffusion.nn.unet import unet
 
 __all__ = [
     "BatchNorm",
     "Estimates",
-    "Fold",
     "OneHot",
     "Precondition",
     "TimeFeatures",

@@ -11,7 +11,6 @@ from keras_diffusion.nn.modulated import modulate
 from keras_diffusion.nn.preconditioning import check_fits
 from keras_diffusion.nn.tables import look_up
 
-_BLOCK = 2  # pixels on a side that become channels
 _SLACK = 5e-7  # of T: what float32 makes of t/T
 
 
@@ -71,39 +70,20 @@ class Estimates(keras.layers.Layer):
         }
 
 
-@keras.saving.register_keras_serializable(package="keras_diffusion")
-class Fold(keras.layers.Layer):
-    """Squares of 2 x 2 pixels become channels, [N, H, W, C] -> [N, H/2, W/2, 4C], or, `back`, channels squares."""
-
-    def __init__(self, back=False, **kwargs):
-        super().__init__(**kwargs)
-        self.back = back
-
-    def call(self, x):
-        return tf.nn.depth_to_space(x, _BLOCK) if self.back else tf.nn.space_to_depth(x, _BLOCK)
-
-    def compute_output_shape(self, shape):
-        n, height, width, channels = shape
-        if self.back:
-            return n, height * _BLOCK, width * _BLOCK, channels // _BLOCK**2
-        return n, height // _BLOCK, width // _BLOCK, channels * _BLOCK**2
-
-    def get_config(self):
-        return {**super().get_config(), "back": self.back}
-
-
 def with_refiner(
-    network, schedule, *, prediction, below, width=48, num_classes=None, seed=0, name=None
+    network, schedule, *, prediction, below, width=24, num_classes=None, seed=0, name=None
 ):
     """A network and, behind it, a small one that changes the image that its output means, where t is at most `below`.
 
     Above it the output is the network's own, and so is, at the start, the image, kept in [0, 1], everywhere: the refiner's last convolution is 0. It sees the
     estimate of the image, that of the noise (what is left of chance: it may draw by it) and the class:
 
-        x0, eps -Fold-> 8C -two Conv-> W -Conv, stride 2, Conv-> 4W/3 -upsample, concat, two Conv-> W -Conv-> 4C -Fold back-> change of x0
+        x0, eps -two Conv-> W -two Conv-> 2W (1/2 of the sides) -two Conv-> 2W (1/4)
+          -upsample, + , Conv-> 2W (1/2) -Conv-> W -upsample, + , Conv-> W -Conv-> change of x0
 
-    at half the image's sides. There is no normalisation; GELU follows
-    each convolution but the last, and the first of each pair hears the class, as `modulated_unet`'s do.
+    There is no normalisation; GELU follows each convolution but those before a sum and the last, and the first at each size hears the
+    class, as `modulated_unet`'s do. Whole pixels are its own at both ends: networks that saw them four at a time, as channels, came to
+    the same distances, in less time, with stipples in the images that no classifier minded.
 
     Args:
         network: functional Keras model on a dict of `x`, `t` and, with classes, `label`, as `unet` builds it.
@@ -121,8 +101,8 @@ def with_refiner(
     Raises:
         ValueError: where the network isn't told t, has a refiner, or an argument is out of its range.
 
-    Reference: Balaji et al. 2022, "eDiff-I" (networks of their own for some of the times); Shi et al. 2016, "Real-Time
-        Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network" (Fold).
+    Reference: Balaji et al. 2022, "eDiff-I" (networks of their own for some of the times); Odena et al. 2016,
+        "Deconvolution and Checkerboard Artifacts" (upsampling before convolving).
     """
     given = getattr(network, "input", None)
     given = given if isinstance(given, dict) else {}
@@ -202,23 +182,29 @@ def _refiner(given, width, num_classes, seed):
         inputs["label"] = keras.Input((), name="label", dtype="int32")
         e = blocks.OneHot(num_classes, name="class_vector")(inputs["label"])
 
-    def conv(h, channels, name, *, strides=1, told=False):
+    def conv(h, channels, name, *, strides=1):
         begin = keras.initializers.GlorotUniform(seed=zlib.crc32(f"{name} {seed}".encode()))
-        layer = keras.layers.Conv2D(
+        return keras.layers.Conv2D(
             channels, 3, strides=strides, padding="same", kernel_initializer=begin, name=name
-        )
-        h = layer(h)
+        )(h)
+
+    def block(h, channels, name, *, strides=1, told=True):
+        h = conv(h, channels, name, strides=strides)
         h = modulate(h, e, name=f"{name}_e") if told and e is not None else h
         return keras.layers.Activation(blocks.gelu, name=f"{name}_gelu")(h)
 
-    concat, low = keras.layers.Concatenate, 4 * width // 3
-    h = Fold(name="fold")(concat(name="seen")([inputs["x0"], inputs["eps"]]))
-    h = conv(conv(h, width, "enter1", told=True), width, "enter2")
-    g = conv(conv(h, low, "low1", strides=2, told=True), low, "low2")
-    h = concat(name="skip")([h, keras.layers.UpSampling2D(name="up")(g)])
-    h = conv(conv(h, width, "leave1", told=True), width, "leave2")
+    def raised(h, low, name):
+        up = keras.layers.UpSampling2D(interpolation="bilinear", name=f"{name}_up")
+        return keras.layers.Add(name=name)([h, up(low)])
+
+    seen = keras.layers.Concatenate(name="seen")([inputs["x0"], inputs["eps"]])
+    full = block(block(seen, width, "enter1"), width, "enter2", told=False)
+    half = block(block(full, 2 * width, "half1", strides=2), 2 * width, "half2", told=False)
+    low = block(block(half, 2 * width, "low1", strides=2), 2 * width, "low2", told=False)
+    half = block(raised(half, low, "half"), 2 * width, "half3")
+    full = block(raised(full, conv(half, width, "half4"), "full"), width, "leave")
     last = keras.layers.Conv2D(
-        image_shape[-1] * _BLOCK**2, 3, padding="same", kernel_initializer="zeros", name="last"
+        image_shape[-1], 3, padding="same", kernel_initializer="zeros", name="last"
     )
-    h = keras.layers.Activation("linear", dtype="float32", name="float")(last(h))
-    return keras.Model(inputs, Fold(back=True, dtype="float32", name="unfold")(h), name="refiner")
+    out = keras.layers.Activation("linear", dtype="float32", name="change")(last(full))
+    return keras.Model(inputs, out, name="refiner")
