@@ -562,10 +562,10 @@ def test_distill_matches_a_run(programs, matched):
 
 
 def test_distill_refines_a_run(programs, matched):
-    """Each epoch by noises of its own; it goes on where it was stopped."""
+    """Each epoch by noises of its own; it goes on where it was stopped, in the midst of a pool."""
     call, folder = programs
     words = ("run-distilled", "--match", "reader.onnx", "--refine", "6", "--out", "refined")
-    more = ("--limit", "200", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "3")
+    more = ("--limit", "300", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "4")
     outcome = call(*words, *more)
     assert "of real images' variance from them: --rate 0.003\n" in outcome.stdout
     shown = outcome.stdout.replace("\r", "\n")
@@ -583,7 +583,10 @@ def test_distill_refines_a_run(programs, matched):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     assert np.abs(refiner.get_layer("last").kernel.numpy()).max() > 0
     checkpoints = sorted((folder / "refined/checkpoints").glob("*.keras"))
-    assert [path.stem for path in checkpoints] == ["step-00000003", "step-00000006"]
+    assert [path.stem for path in checkpoints] == [
+        "step-00000008",
+        "step-00000009",
+    ]  # of epochs of three
     checkpoints[1].unlink()
     (folder / "refined/model.keras").unlink()
     (folder / "refined/run.json").write_text(json.dumps({**record, "status": "running"}))
