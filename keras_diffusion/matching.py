@@ -487,16 +487,26 @@ def match(
     """
     check_draws(model)
     grid = grid_of(model, num_steps, spacing)
-    return Matching(
+    return of_model(
+        Matching,
         sampling_copy(model),
-        model.schedule,
+        model,
         features=features,
         times=grid,
+        ema_decay=ema_decay,
+        label_dropout=label_dropout,
+        **options,
+    )
+
+
+def of_model(make, network, model, **options):
+    """A `Matching`, or what `make` makes, of a network that begins as a model's, with what that says of itself."""
+    return make(
+        network,
+        model.schedule,
         prediction=model.prediction,
         num_classes=model.num_classes,
         data_std=model.data_std,
-        ema_decay=ema_decay,
-        label_dropout=label_dropout,
         **options,
     )
 

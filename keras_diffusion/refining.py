@@ -7,6 +7,7 @@ from keras_diffusion import matching, replicas
 from keras_diffusion.few_steps import check_draws, sampling_copy
 from keras_diffusion.matching import Matching
 from keras_diffusion.nn.refining import (
+    WIDTH,
     has_refiner,
     parts,
     refined_image,
@@ -72,7 +73,7 @@ class Refining(Matching):
         return self._joint(images, label), x, out
 
     def _draw_next(self, network, label, count):
-        rows = replicas.drawn(lambda n: self._rows(n), count)
+        rows = replicas.drawn(self._rows, count)
         x, out = (tf.gather(kept.value, rows) for kept in (self._x, self._out))
         return self._refined(network, x, out, label)
 
@@ -113,7 +114,7 @@ def refine(
             model.schedule,
             prediction=model.prediction,
             below=grid[-1],
-            width=24 if width is None else width,
+            width=WIDTH if width is None else width,
             num_classes=model.num_classes,
             seed=seed,
         )
@@ -121,14 +122,12 @@ def refine(
         raise ValueError(
             f"width: expected {width_of(network)}, that of the refiner that the model has, got {width}"
         )
-    return Refining(
+    return matching.of_model(
+        Refining,
         network,
-        model.schedule,
+        model,
         features=features,
         times=grid,
-        prediction=model.prediction,
-        num_classes=model.num_classes,
-        data_std=model.data_std,
         ema_decay=ema_decay,
         label_dropout=0.0,
         seed=seed,

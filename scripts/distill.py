@@ -27,9 +27,11 @@ def parse(arguments):
     sampling_options.add_guidance(parser, "1")
     matched = "classifiers of train_judge.py: what RUN draws, in its own steps, is brought to real images' features"
     add("--match", type=cli.names, metavar="FILE,...", help=matched)
-    pool = "noises that are drawn from over and over, with --match (20 a feature, at least 2000)"
+    pool = (
+        "noises that an epoch draws from over and over, with --match (20 a feature, at least 2000)"
+    )
     add("--pool", type=cli.integer(1, 1_000_000), metavar="N", help=pool)
-    refine = "with --match a small network of this width is put behind the last call and trained alone, many times faster"
+    refine = "with --match a small network of this width is put behind the last call and trained alone, which is faster"
     add("--refine", type=cli.integer(1, settings.MOST["width"]), metavar="W", help=refine)
     through = "with --match the gradient goes back through the last K calls (all)"
     add("--through", type=cli.integer(1, 1000), metavar="K", help=through)

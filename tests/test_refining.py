@@ -229,8 +229,7 @@ def test_black_pixels_are_trained(drawer, images):
     made = make(drawer, images)
     label = made._classes(made._next.value, tf.constant(48))
     last = refining.parts(made.network)[2].get_layer("last")
-    with tf.GradientTape() as tape:
-        drawn = made._draw_next(made.network, label, tf.constant(48))
+    drawn = made._draw_next(made.network, label, tf.constant(48))
     black = (drawn.numpy() == 0).sum()
     inside = ((drawn.numpy() > 0) & (drawn.numpy() < 1)).sum()
     assert min(black, inside) > 100

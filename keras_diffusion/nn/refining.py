@@ -11,6 +11,7 @@ from keras_diffusion.nn.modulated import modulate
 from keras_diffusion.nn.preconditioning import check_fits
 from keras_diffusion.nn.tables import look_up
 
+WIDTH = 24  # unless told otherwise
 _SLACK = 5e-7  # of T: what float32 makes of t/T
 
 
@@ -71,7 +72,7 @@ class Estimates(keras.layers.Layer):
 
 
 def with_refiner(
-    network, schedule, *, prediction, below, width=24, num_classes=None, seed=0, name=None
+    network, schedule, *, prediction, below, width=WIDTH, num_classes=None, seed=0, name=None
 ):
     """A network and, behind it, a small one that changes the image that its output means, where t is at most `below`.
 
@@ -82,8 +83,8 @@ def with_refiner(
           -upsample, + , Conv-> 2W (1/2) -Conv-> W -upsample, + , Conv-> W -Conv-> change of x0
 
     There is no normalisation; GELU follows each convolution but those before a sum and the last, and the first at each size hears the
-    class, as `modulated_unet`'s do. Whole pixels are its own at both ends: networks that saw them four at a time, as channels, came to
-    the same distances, in less time, with stipples in the images that no classifier minded.
+    class, as `modulated_unet`'s do. Whole pixels are its own at both ends: networks that saw them four at a time, as channels, left
+    stipples in the images, which no classifier minded.
 
     Args:
         network: functional Keras model on a dict of `x`, `t` and, with classes, `label`, as `unet` builds it.
