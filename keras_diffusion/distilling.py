@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import keras
+
 from keras_diffusion import (
     building,
     course,
@@ -64,6 +66,8 @@ def train(
             draws.
     """
     _check_data(asked, teacher, data)
+    # What is new, readers and a refiner, computes as the teacher does.
+    keras.config.set_dtype_policy(settings.from_json(record["settings"]).precision)
     weights = specs.weights_sha256(teacher.sampling_network.get_weights())
     if earlier is not None and earlier[DISTILLED].get("teacher") != weights:
         raise UserError("--resume: expected the teacher that the run began with, got another")

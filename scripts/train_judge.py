@@ -14,12 +14,18 @@ fewer than --at-least of the test images right is not written.
 import argparse
 import sys
 
-from keras_diffusion import cli, data
+from keras_diffusion import cli, data, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sampling import onnx_classifier
 
-RECIPE = {"epochs": 10, "flip": False, "width": 32, "seed": 0}  # unless told otherwise
+RECIPE = {  # unless told otherwise
+    "epochs": 10,
+    "flip": False,
+    "width": 32,
+    "seed": 0,
+    "precision": "float32",
+}
 
 
 def parse(arguments):
@@ -35,6 +41,7 @@ def parse(arguments):
     )
     parser.add_argument("--width", type=cli.integer(1, 1024), metavar="D", help="(32)")
     parser.add_argument("--seed", type=cli.integer(0, 2**32 - 1), help="(0)")
+    parser.add_argument("--precision", choices=settings.PRECISIONS, help="(float32)")
     parser.add_argument(
         "--join", type=_files, metavar="FILES", help="two or more of its files; none is trained"
     )

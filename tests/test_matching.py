@@ -507,6 +507,17 @@ def test_a_classifiers_file_becomes_the_keras_model_that_it_was(path):
     np.testing.assert_array_equal(seen[11], seen[5])
 
 
+def test_a_classifier_computes_in_keras_policy_and_its_statistics_are_float32():
+    x = np.random.default_rng(0).random((50, 28, 28, 1), np.float32)
+    exact = classifier.statistics(classifier.load(SHIPPED[0]))(x, training=False)
+    model = under_policy("mixed_bfloat16", lambda: classifier.load(SHIPPED[0]))
+    assert "bfloat16" in {layer.compute_dtype for layer in model.layers}
+    for ours, theirs in zip(classifier.statistics(model)(x, training=False), exact, strict=True):
+        assert ours.dtype == theirs.dtype == "float32"
+        apart = np.abs(ours - theirs).max()
+        assert 0 < apart < 0.03 * np.abs(theirs).max()
+
+
 @pytest.fixture(scope="module")
 def programs(finished_run):
     """Runs distill.py where there is also `reader.onnx`, which has learned a little."""
@@ -594,6 +605,19 @@ def test_distill_refines_a_run(programs, matched):
     again = runs.open_model(folder / "refined/model.keras")
     for ours, theirs in zip(again.weights, after.weights, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_refiner_computes_in_its_teachers_precision(programs):
+    call, folder = programs
+    shutil.copytree(folder / "run", folder / "half")
+    record = json.loads((folder / "half/run.json").read_text())
+    record["settings"]["precision"] = "mixed_bfloat16"
+    (folder / "half/run.json").write_text(json.dumps(record))
+    asked = ("--steps", "2", "--limit", "300", "--pool", "300", "--epochs", "1", "--refine", "6")
+    call("half", "--match", "reader.onnx", *asked, "--out", "half-refined")
+    _, _, refiner = refining.parts(runs.open_model(folder / "half-refined/model.keras").network)
+    assert refiner.get_layer("enter1").compute_dtype == "bfloat16"
+    assert refiner.get_layer("change").compute_dtype == "float32"
 
 
 def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):

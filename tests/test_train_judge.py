@@ -4,13 +4,14 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import samples
 
-from keras_diffusion import data
+from keras_diffusion import data, settings
 from keras_diffusion.data import sources
-from keras_diffusion.evaluation import joining
+from keras_diffusion.evaluation import classifier, joining
 from keras_diffusion.evaluation.judge import SHIPPED
 from keras_diffusion.sampling import onnx_model
 from keras_diffusion.sampling.onnx_classifier import Classifier
@@ -45,9 +46,27 @@ def test_a_judge_reads_what_it_says_and_says_how_it_was_made(file):
     logits, features = judge(loaded.x_test.astype(np.float32) / 255)
     assert features.shape == (24, 32) and judge.num_classes == loaded.num_classes
     assert np.mean(logits.argmax(axis=1) == loaded.y_test) == judge.says["test_accuracy"] >= 0.9
-    assert judge.says["recipe"] == {"epochs": 20, "flip": False, "width": 8, "seed": 0}
+    assert judge.says["recipe"] == {
+        "epochs": 20, "flip": False, "width": 8, "seed": 0, "precision": "float32",
+    }  # fmt: skip
     assert judge.says["data"]["sha256"] == loaded.identity()["sha256"]
     assert judge.sha256 in done.stdout and "Epoch 20/20" in done.stdout
+
+
+@pytest.mark.parametrize("policy", settings.PRECISIONS[1:])
+def test_a_judge_trained_in_16_bits_is_one_of_float32(images, policy):
+    x0, labels = images
+    x0, labels = np.tile(x0, (13, 1, 1, 1)), np.tile(labels, 13)
+    begun = keras.config.dtype_policy().name
+    made = {"num_classes": int(labels.max()) + 1, "epochs": 20, "width": 8}
+    judge, exact = (classifier.train(x0, labels, precision=p, **made) for p in (policy, "float32"))
+    assert keras.config.dtype_policy().name == begun == "float32"
+    assert {layer.compute_dtype for layer in judge.layers} == {"float32"}
+    assert classifier.hits(judge, x0, labels).mean() >= 0.9
+    apart = [
+        np.abs(a - b).max() for a, b in zip(judge.get_weights(), exact.get_weights(), strict=True)
+    ]
+    assert max(apart) > 1e-3  # it was trained otherwise
 
 
 @pytest.fixture

@@ -26,23 +26,36 @@ def build(image_shape, num_classes, *, flip=False, width=32):
         `keras.Model` from float [N, H, W, C] in [0, 1] to a dict of `logits` [N, K] and `features` [N, 4*width].
     """
     x = inputs = keras.Input(image_shape, name="x")
+    exact = {"dtype": "float32"}  # whatever the policy: places of pixels, the loss
+    moved = {"fill_mode": "constant", **exact}
     if flip:
-        x = keras.layers.RandomFlip("horizontal", seed=1, name="flip")(x)
-    x = keras.layers.RandomTranslation(SHIFT, SHIFT, fill_mode="constant", seed=2, name="shift")(x)
+        x = keras.layers.RandomFlip("horizontal", seed=1, name="flip", **exact)(x)
+    x = keras.layers.RandomTranslation(SHIFT, SHIFT, seed=2, name="shift", **moved)(x)
     if not flip:
-        x = keras.layers.RandomRotation(TURN, fill_mode="constant", seed=3, name="turn")(x)
+        x = keras.layers.RandomRotation(TURN, seed=3, name="turn", **moved)(x)
     for k in range(3):
         if k:
             x = keras.layers.MaxPooling2D(name=f"pool{k}")(x)
             x = keras.layers.Dropout(0.2, seed=10 + k, name=f"dropout{k}")(x)
         x = blocks.conv_block(x, width * 2**k, name=f"block{k}")
-    features = keras.layers.GlobalAveragePooling2D(name="features")(x)
-    x = keras.layers.Dropout(0.3, seed=20, name="dropout")(features)
-    logits = keras.layers.Dense(num_classes, name="logits")(x)
+    features = keras.layers.GlobalAveragePooling2D(name="features", **exact)(x)
+    x = keras.layers.Dropout(0.3, seed=20, name="dropout", **exact)(features)
+    logits = keras.layers.Dense(num_classes, name="logits", **exact)(x)
     return keras.Model(inputs, {"logits": logits, "features": features}, name="classifier")
 
 
-def train(images, labels, *, num_classes, epochs, flip=False, width=32, seed=0, verbose=0):
+def train(
+    images,
+    labels,
+    *,
+    num_classes,
+    epochs,
+    flip=False,
+    width=32,
+    seed=0,
+    precision="float32",
+    verbose=0,
+):
     """A trained classifier.
 
     Args:
@@ -51,13 +64,26 @@ def train(images, labels, *, num_classes, epochs, flip=False, width=32, seed=0, 
         num_classes, flip, width: as in `build`.
         epochs: passes over the images; the rate falls from LEARNING_RATE to 0 as a cosine.
         seed: of the weights and of every draw.
+        precision: Keras's policy while it trains.
         verbose: as in Keras.
 
     Returns:
-        `keras.Model` as from `build`.
+        `keras.Model` as from `build`, in Keras's policy of now.
     """
     keras.utils.set_random_seed(seed)
-    model = build(images.shape[1:], num_classes, flip=flip, width=width)
+    begun = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        model = build(images.shape[1:], num_classes, flip=flip, width=width)
+        _fit(model, images, labels, epochs=epochs, verbose=verbose)
+    finally:
+        keras.config.set_dtype_policy(begun)
+    made = build(images.shape[1:], num_classes, flip=flip, width=width)
+    made.set_weights(model.get_weights())
+    return made
+
+
+def _fit(model, images, labels, *, epochs, verbose):
     trained = keras.Model(model.input, model.output["logits"])
     steps = epochs * -(-len(images) // BATCH_SIZE)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
@@ -68,7 +94,6 @@ def train(images, labels, *, num_classes, epochs, flip=False, width=32, seed=0, 
         jit_compile=False,  # on a CPU XLA is the slower one
     )
     trained.fit(images, labels, batch_size=BATCH_SIZE, epochs=epochs, verbose=verbose)
-    return model
 
 
 def hits(model, images, labels):
@@ -84,7 +109,7 @@ def load(path):
         path: of what scripts/train_judge.py wrote.
 
     Returns:
-        `keras.Model` as from `build`, in float32.
+        `keras.Model` as from `build`, in Keras's policy.
 
     Raises:
         UserError: where it is no such file.
@@ -145,7 +170,7 @@ def statistics(*models):
 
     Returns:
         `keras.Model` from images to a list, for each classifier: mean and standard deviation over the image of what each block
-        puts out. To be called with `training=False`.
+        puts out, float32 whatever the policy. To be called with `training=False`.
     """
     inputs = keras.Input(models[0].input.shape[1:], name="x")
     seen = [_statistics(model, f"statistics{k}")(inputs) for k, model in enumerate(models)]
@@ -156,7 +181,7 @@ def _statistics(model, name):
     ops, found = keras.ops, []
     last = {layer.name.split("_")[0]: layer for layer in model.layers}
     for k in range(3):
-        out = last[f"block{k}"].output  # of its last layer
+        out = ops.cast(last[f"block{k}"].output, "float32")  # of its last layer
         found += [
             ops.mean(out, axis=(1, 2)),
             ops.sqrt(ops.var(out, axis=(1, 2)) + 1e-4),  # has a gradient where nothing varies

@@ -16,7 +16,7 @@ def make(data, recipe, *, verbose=0):
 
     Args:
         data: `data.ImageData`.
-        recipe: dict of `epochs`, `flip`, `width`, `seed`, as `classifier.train` takes them.
+        recipe: dict of `epochs`, `flip`, `width`, `seed`, `precision`, as `classifier.train` takes them.
         verbose: as in Keras.
 
     Returns:
