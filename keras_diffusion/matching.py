@@ -267,17 +267,27 @@ class Matching(FewSteps):
         return self._of_all_blocks(done)[0]
 
     def _of_all_blocks(self, done):
-        """What `_block_from` finds, for the whole pool: float32 arrays [P, ...]."""
+        """What `_block_from` finds, for the whole pool: float32 arrays [P, ...]. Replicas share the blocks."""
         if self._block_function is None:  # once: all pools are drawn by the same graph
-            self._block_function = tf.function(self._block_from)
-        found = []
-        for begin in tf.range(0, self.pool, self._block, dtype=tf.int64):
-            found.append([part.numpy().astype(np.float32) for part in self._block_function(begin)])
-            done(self._block)
-        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+            self._block_function = tf.function(self._blocks_from)
+        found, together = [], self._block * self.distribute_strategy.num_replicas_in_sync
+        for begin in range(0, self.pool, together):
+            parts = self._block_function(tf.constant(begin, tf.int64))
+            found.append([part.numpy() for part in parts])
+            done(min(together, self.pool - begin))
+        return [np.concatenate(parts)[: self.pool] for parts in zip(*found, strict=True)]
+
+    def _blocks_from(self, begin):
+        """What `_block_from` finds, of a block for each replica: float32 [N, ...]. Beyond the pool's end they are its first again."""
+
+        def found():
+            return [replicas.gathered(tf.cast(f, tf.float32)) for f in self._block_from(begin)]
+
+        parts = self.distribute_strategy.run(found)
+        return [self.distribute_strategy.experimental_local_results(part)[0] for part in parts]
 
     def _block_from(self, begin):
-        """(features [N, F],) of a block of the pool, which begins at a number."""
+        """(features [N, F],) of this replica's block of the pool, whose first begins at a number."""
         noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
         return (self._joint(self._draw(self.sampling_network, noise, label), label),)
 

@@ -64,7 +64,7 @@ class Refining(Matching):
         return found
 
     def _block_from(self, begin):
-        """(features [N, F], x and output [N, H, W, C] of the last call) of a block of the pool."""
+        """(features [N, F], x and output [N, H, W, C] of the last call) as `Matching`'s."""
         noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
         base, last = parts(self.sampling_network)[0], len(self._plan.t) - 1
         x, _ = self._calls(base, noise, tf.zeros_like(noise), label, range(last))

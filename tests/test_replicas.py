@@ -43,7 +43,7 @@ with strategy.scope():
         x = keras.Input((8, 8, 1))
         parts = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(x))
         make = kd.match if network == "matched" else kd.refine
-        model = make(model, keras.Model(x, [parts]), num_steps=3, pool=200)
+        model = make(model, keras.Model(x, [parts]), num_steps=3, pool=300)  # of three blocks
         model.adapt(images, labels)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
 batches = kd.training_batches(images, labels, batch_size=batch_size, seed=0)
