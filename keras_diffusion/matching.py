@@ -18,7 +18,7 @@ from keras_diffusion.sampling.times import few_times
 from keras_diffusion.training import CLASSES, EPS
 
 _AT_ONCE = 250  # real images whose features are taken together
-_RENEWED = 10  # steps after which A is found anew: its root takes long where features are many, and C moves slowly
+_RENEWALS = 8  # of A in a round of the pool: its root takes long where features are many, and C moves slowly
 _BLOCK = 100  # noises of the pool that are made together
 
 
@@ -395,7 +395,8 @@ class Matching(FewSteps):
         distance = _way(now, self._target(now))
         if not training:
             return distance
-        self._renew(due=tf.equal(step % _RENEWED, 0))
+        between = tf.maximum(self.pool // (_RENEWALS * replicas.total(count)), 1)
+        self._renew(due=tf.equal(step % tf.cast(between, step.dtype), 0))
         rates.tell(self, self._distance.value)
         before = replicas.drawn(lambda n: tf.gather(self._remembered.value, self._rows(n)), count)
         way = _way(found, tf.stop_gradient(self._target(tf.cast(before, tf.float64))))
