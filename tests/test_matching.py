@@ -251,15 +251,16 @@ def test_the_gradient_goes_back_through_the_last_calls_alone(drawer, images, mon
             assert np.allclose(ours, whole, rtol=1e-5) == (through == 3) or not np.any(whole)
 
 
-def test_the_map_is_found_anew_every_ten_steps(drawer, images):
+@pytest.mark.parametrize("pool, every", [(960, 5), (192, 1), (48, 1)])
+def test_the_map_is_found_anew_eight_times_a_round_of_the_pool(drawer, images, pool, every):
     x0, labels = images
-    made, maps = make(drawer, images), []
+    made, maps = make(drawer, images, pool=pool), []
     np.testing.assert_array_equal(made._map.numpy(), made._affine()[0].numpy())
-    for _ in range(22):
+    for _ in range(12):
         made.fit(x0, labels, batch_size=24, verbose=0)  # one step
         maps.append(made._map.numpy())
     moved = [not np.array_equal(a, b) for a, b in zip(maps[:-1], maps[1:], strict=True)]
-    assert [k for k, new in enumerate(moved, 1) if new] == [10, 20]
+    assert [k for k, new in enumerate(moved, 1) if new] == list(range(every, 12, every))
     made._map.assign(0 * maps[0])
     made.evaluate(x0, labels, batch_size=3, verbose=0)  # of steps -1, -4, ...
     assert not made._map.numpy().any()
