@@ -18,7 +18,7 @@ from keras_diffusion.sampling.times import few_times
 from keras_diffusion.training import CLASSES, EPS
 
 _AT_ONCE = 250  # real images whose features are taken together
-_RENEWALS = 8  # of A in a round of the pool: its root takes long where features are many, and C moves slowly
+_RENEWALS = 4  # of A in a round of the pool: its root takes long where features are many, and C moves slowly
 _BLOCK = 100  # noises of the pool that are made together
 
 
@@ -409,7 +409,10 @@ class Matching(FewSteps):
 
     def _target(self, found):
         """Where the features [N, F] belong: m* + A (f - m)."""
-        return self._real_mean.value + (found - self._own_mean.value) @ self._map.value
+        off, affine = (
+            tf.cast(x, tf.float32) for x in (found - self._own_mean.value, self._map.value)
+        )
+        return self._real_mean.value + tf.cast(off @ affine, tf.float64)
 
     def _affine(self):
         """A of the covariances as they are, and `distance`."""
@@ -418,11 +421,11 @@ class Matching(FewSteps):
         covariance = self._own_square.value - mean * tf.transpose(mean)
         values, vectors = tf.linalg.eigh(root @ covariance @ root)
         values = tf.maximum(values, 0.0)
-        scaled = vectors * tf.math.rsqrt(values + _RIDGE)
+        half = (root @ vectors) * tf.pow(values + _RIDGE, -0.25)  # A is half half^T
         off = tf.reduce_sum(tf.square(self._own_mean.value - self._real_mean.value))
         real = tf.reduce_sum(tf.square(root))
         way = off + tf.linalg.trace(covariance) + real - 2 * tf.reduce_sum(tf.sqrt(values))
-        return root @ tf.matmul(scaled, vectors, transpose_b=True) @ root, tf.maximum(way, 0) / real
+        return tf.matmul(half, half, transpose_b=True), tf.maximum(way, 0) / real
 
     def _renew(self, *, due):
         """Finds A and the distance anew where that is due."""
