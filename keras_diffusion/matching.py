@@ -13,6 +13,7 @@ from keras_diffusion.compiled import clip_unit
 from keras_diffusion.errors import is_integer
 from keras_diffusion.few_steps import FewSteps, check_draws, sampling_copy
 from keras_diffusion.muon import Muon
+from keras_diffusion.nn.refining import acting
 from keras_diffusion.sampling import tableau
 from keras_diffusion.sampling.times import few_times
 from keras_diffusion.training import CLASSES, EPS
@@ -368,7 +369,8 @@ class Matching(FewSteps):
 
     def _call(self, network, call, x, label):
         """The network's output in a call: float32 [N, H, W, C]."""
-        return tf.cast(self.denoise(x, self._time(call, x), label, network=network), tf.float32)
+        acts = acting(network, self._plan.t[call])
+        return tf.cast(self.denoise(x, self._time(call, x), label, network=acts), tf.float32)
 
     def _time(self, call, x):
         """t/T of a call for each of the images: float32 [N]."""

@@ -66,6 +66,24 @@ def test_what_a_refiner_puts_out_is_added_to_the_image(prediction):
         np.testing.assert_allclose(p * x + q * out, x0 + change, atol=2e-4)
 
 
+def test_a_matching_calls_a_refiner_in_the_last_call_alone(drawer):
+    """It draws what calling the whole network in each would draw."""
+    refined = rough_refiner(make(drawer).network)
+    for network in (refined, drawer.network):
+        model = kd.DiffusionModel(network, SCHEDULE, prediction="v", ema_decay=None)
+        made = kd.match(model, pools(), spacing=TIMES, pool=48)
+        acts = [refining.acting(made.network, t) for t in made._plan.t]
+        assert acts[-1] is made.network
+        base = refining.parts(made.network)[0] if network is refined else made.network
+        assert len(acts) == len(TIMES) and all(one is base for one in acts[:-1])
+        noise = tf.random.stateless_normal([3, *IMAGE_SHAPE], [1, 2])
+        label, x, x0 = tf.constant([0, 1, 2]), noise, tf.zeros_like(noise)
+        for call in range(len(TIMES)):
+            out = made.denoise(x, made._time(call, x), label, network=made.network)
+            x, x0 = made._end(call, x, x0, out)
+        np.testing.assert_array_equal(made._draw(made.network, noise, label), x)
+
+
 def test_a_refiner_hears_the_class(drawer):
     refiner = refining.parts(rough_refiner(make(drawer).network))[2]
     rng = np.random.default_rng(0)

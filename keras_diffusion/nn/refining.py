@@ -40,6 +40,11 @@ class Estimates(keras.layers.Layer):
                 f"below: expected a time in (0, {self.schedule.num_train_steps}], got {below}"
             )
 
+    @property
+    def upper(self):
+        """`below`, and what float32 may make of it."""
+        return self.below + _SLACK * self.schedule.num_train_steps
+
     def call(self, x, t, out):
         t = tf.clip_by_value(t, 0.0, 1.0) * self.schedule.num_train_steps
         alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
@@ -49,8 +54,7 @@ class Estimates(keras.layers.Layer):
         determinant = alpha * n - sigma * m
         said = divide(n * x - sigma * out, determinant)
         eps = divide(alpha * out - m * x, determinant)
-        below = self.below + _SLACK * self.schedule.num_train_steps
-        refines = t[:, None, None, None] <= below
+        refines = t[:, None, None, None] <= self.upper
         gain = tf.where(refines, divide(-determinant, sigma), 0.0)
         x0 = tf.clip_by_value(said, 0.0, 1.0)
         return x0, eps, out + gain * (x0 - said), gain
@@ -145,6 +149,14 @@ def parts(network):
         layer for layer in network.layers if isinstance(layer, keras.Model) and layer is not refiner
     )
     return base, network.get_layer("estimates"), refiner
+
+
+def acting(network, t):
+    """What of a network decides its output at t, of 0..T: where its refiner changes nothing, what it was made of."""
+    if not has_refiner(network):
+        return network
+    base, estimates, _ = parts(network)
+    return network if t <= estimates.upper else base
 
 
 def width_of(network):
