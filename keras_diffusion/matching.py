@@ -19,7 +19,7 @@ from keras_diffusion.sampling.times import few_times
 from keras_diffusion.training import CLASSES, EPS
 
 _AT_ONCE = 250  # real images whose features are taken together
-_RENEWALS = 4  # of A in a round of the pool: its root takes long where features are many, and C moves slowly
+_RENEWALS = 4  # at most, of A in a round of the pool: its root takes long where features are many, and C moves slowly
 _BLOCK = 100  # noises of the pool that are made together
 
 
@@ -397,7 +397,7 @@ class Matching(FewSteps):
         distance = _way(now, self._target(now))
         if not training:
             return distance
-        between = tf.maximum(self.pool // (_RENEWALS * replicas.total(count)), 1)
+        between = -(-self.pool // (_RENEWALS * replicas.total(count)))
         self._renew(due=tf.equal(step % tf.cast(between, step.dtype), 0))
         rates.tell(self, self._distance.value)
         before = replicas.drawn(lambda n: tf.gather(self._remembered.value, self._rows(n)), count)
@@ -411,10 +411,11 @@ class Matching(FewSteps):
 
     def _target(self, found):
         """Where the features [N, F] belong: m* + A (f - m)."""
-        off, affine = (
-            tf.cast(x, tf.float32) for x in (found - self._own_mean.value, self._map.value)
-        )
-        return self._real_mean.value + tf.cast(off @ affine, tf.float64)
+        off = found - self._own_mean.value
+        # What A changes is small near real images: it alone may be rounded, to float32 or a GPU's tf32.
+        change = self._map.value - tf.eye(tf.shape(off)[1], dtype=off.dtype)
+        rounded = tf.cast(off, tf.float32) @ tf.cast(change, tf.float32)
+        return self._real_mean.value + off + tf.cast(rounded, tf.float64)
 
     def _affine(self):
         """A of the covariances as they are, and `distance`."""

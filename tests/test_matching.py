@@ -251,8 +251,8 @@ def test_the_gradient_goes_back_through_the_last_calls_alone(drawer, images, mon
             assert np.allclose(ours, whole, rtol=1e-5) == (through == 3) or not np.any(whole)
 
 
-@pytest.mark.parametrize("pool, every", [(480, 5), (96, 1), (48, 1)])
-def test_the_map_is_found_anew_four_times_a_round_of_the_pool(drawer, images, pool, every):
+@pytest.mark.parametrize("pool, every", [(480, 6), (384, 4), (48, 1)])
+def test_the_map_is_found_anew_four_times_a_round_of_the_pool_at_most(drawer, images, pool, every):
     x0, labels = images
     made, maps = make(drawer, images, pool=pool), []
     np.testing.assert_array_equal(made._map.numpy(), made._affine()[0].numpy())
@@ -618,7 +618,11 @@ def test_a_refiner_computes_in_its_teachers_precision(programs):
     call("half", "--match", "reader.onnx", *asked, "--out", "half-refined")
     _, _, refiner = refining.parts(runs.open_model(folder / "half-refined/model.keras").network)
     assert refiner.get_layer("enter1").compute_dtype == "bfloat16"
-    assert refiner.get_layer("change").compute_dtype == "float32"
+    (last,) = (folder / "half-refined/checkpoints").glob("*.keras")
+    (reader,) = (
+        one for one in runs.open_model(last).features.layers if isinstance(one, keras.Model)
+    )
+    assert "bfloat16" in {layer.compute_dtype for layer in reader.layers}
 
 
 def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
