@@ -251,7 +251,7 @@ def test_the_gradient_goes_back_through_the_last_calls_alone(drawer, images, mon
             assert np.allclose(ours, whole, rtol=1e-5) == (through == 3) or not np.any(whole)
 
 
-@pytest.mark.parametrize("pool, every", [(480, 6), (384, 4), (48, 1)])
+@pytest.mark.parametrize("pool, every", [(500, 6), (300, 4), (48, 1)])
 def test_the_map_is_found_anew_four_times_a_round_of_the_pool_at_most(drawer, images, pool, every):
     x0, labels = images
     made, maps = make(drawer, images, pool=pool), []
