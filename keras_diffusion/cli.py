@@ -48,6 +48,22 @@ def integer(low, high=None):
     return parse
 
 
+def word_or_integer(word, low, high):
+    """An option's type: a word, or an integer of at least `low`, at most `high`."""
+    whole = integer(low, high)
+
+    def parse(text):
+        if text == word:
+            return word
+        try:
+            return whole(text)
+        except argparse.ArgumentTypeError:
+            wanted = f"expected {word} or an integer in {low}..{high}, got {text!r}"
+            raise argparse.ArgumentTypeError(wanted) from None
+
+    return parse
+
+
 def number(low=-math.inf, high=math.inf):
     """An option's type: a finite number of at least `low`, at most `high`."""
     wanted = "a number" if math.isinf(low) else f"a number in {low}..{high}"

@@ -192,6 +192,7 @@ def _matching(asked, teacher, data):
     """A `Matching`, adapted to the data."""
     read = [classifier.load(path) for path in asked.match]
     way = {"spacing": asked.times, "seed": asked.seed, "pool": asked.pool}
+    way["weights"] = classifier.weights(len(read), asked.emphasis)
     if asked.refine:
         make, way["width"] = refining.refine, asked.refine
     else:

@@ -52,10 +52,11 @@ class Matching(FewSteps):
         network: the student's, as for `DiffusionModel`; one that already draws. What matching changes is little.
         schedule, prediction: as for `DiffusionModel`.
         features: functional Keras model, images float [N, H, W, C] in [0, 1] -> a list of features [N, F_i]. Each is
-            brought to a total variance of 1 over real images. It isn't trained. Judge by another one.
+            brought to a total variance of 1 over real images, times its weight. It isn't trained. Judge by another one.
         times: float [S], falling from T.
         pool: how many noises; unless told otherwise 20 a feature, 2,000 at least. More than a hundred are rounded up to hundreds.
         through: how many of the S calls, the last ones, the gradient goes back through; None: all.
+        weights: for each list item of the features a number above 0, by how much its squared ways count; None: 1 each.
         label_dropout: as for `DiffusionModel`: what is drawn without a class is matched together with the rest, whose moments it then
             pushes away from real images'; with 0 only what is drawn with a class is trained.
         ema_decay, num_classes, seed: as for `DiffusionModel`.
@@ -81,7 +82,18 @@ class Matching(FewSteps):
 
     partner = "features"
 
-    def __init__(self, network, schedule, *, features, times, pool=None, through=None, **kwargs):
+    def __init__(
+        self,
+        network,
+        schedule,
+        *,
+        features,
+        times,
+        pool=None,
+        through=None,
+        weights=None,
+        **kwargs,
+    ):
         for name, value in (("pool", pool), ("through", through)):
             if value is not None and (not is_integer(value) or value < 1):
                 raise ValueError(f"{name}: expected a positive integer, got {value!r}")
@@ -90,6 +102,7 @@ class Matching(FewSteps):
         super().__init__(network, schedule, times=times, **kwargs)
         features.trainable = False
         sizes = [int(group.shape[-1]) for group in features.outputs]
+        self.group_weights = _checked_weights(weights, len(sizes))
         size = sum(sizes) + self.num_classes
         pool = max(2000, 20 * size) if pool is None else pool
         self._block = min(_BLOCK, pool)
@@ -240,10 +253,10 @@ class Matching(FewSteps):
             )
 
     def _scales(self, features):
-        """Each group's, by which its total variance is 1; those of the class are 1."""
+        """Each group's, by which its total variance is its weight; those of the class are 1."""
         groups = np.split(features, np.cumsum(self._sizes)[:-1], axis=1)
         total = [max(float(group.var(axis=0).sum()), 1e-12) for group in groups]
-        scales = np.repeat(1 / np.sqrt(total), self._sizes)
+        scales = np.repeat(np.sqrt(np.divide(self.group_weights, total)), self._sizes)
         return np.concatenate([scales, np.ones(self.num_classes)])
 
     def _moments_of(self, features):
@@ -452,7 +465,8 @@ class Matching(FewSteps):
         self._next.assign(after)
 
     def get_config(self):
-        return {**super().get_config(), "pool": self.pool, "through": self.through}
+        own = {"pool": self.pool, "through": self.through, "weights": self.group_weights}
+        return {**super().get_config(), **own}
 
 
 class NewPools(keras.callbacks.Callback):
@@ -548,6 +562,20 @@ def muon(rate):
 def _way(found, target):
     """The mean squared way from features [N, F] to where they belong."""
     return tf.cast(tf.reduce_mean(tf.reduce_sum(tf.square(found - target), axis=1)), tf.float32)
+
+
+def _checked_weights(weights, count):
+    """One for each of `count` groups of features, as a list.
+
+    Raises:
+        ValueError: where it is something else.
+    """
+    if weights is None:
+        return [1.0] * count
+    weights = [float(weight) for weight in weights]
+    if len(weights) != count or not all(0 < weight < np.inf for weight in weights):
+        raise ValueError(f"weights: expected {count} numbers above 0, got {weights}")
+    return weights
 
 
 def _pixels(images):

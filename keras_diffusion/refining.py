@@ -1,4 +1,4 @@
-"""Refining: a small network behind a student's last call is trained, alone, as `Matching` trains the whole."""
+"""Refining: a network behind a student's last call, a small one or its copy, is trained, alone, as `Matching` trains the whole."""
 
 import keras
 import tensorflow as tf
@@ -93,7 +93,7 @@ def refine(
     Args:
         model: `DiffusionModel` that draws from noise; a student, or any other.
         features: as for `Matching`.
-        width: of the refiner, as for `nn.with_refiner`; None: 24, or that of the model's own.
+        width: of the refiner, or "copy", as for `nn.with_refiner`; None: 24, or that of the model's own.
         num_steps, spacing: as for `match`.
         ema_decay: of `Refining`.
         seed: of every draw, and of a new refiner's first weights.

@@ -14,6 +14,7 @@ XLA = ("auto", "on", "off")
 EMA_DECAY = {"default": 0.999, "course": None, "best": 0.999}
 _CHOICES = {"recipe": tuple(EMA_DECAY), "xla": XLA, "precision": PRECISIONS}
 _LOWEST = {"width": 1, "epochs": 0, "batch_size": 1, "limit": 1, "seed": 0}
+COPY = "copy"  # a refiner that begins as its network, in place of a width
 MOST = {"width": 1024, "epochs": 10**6, "batch_size": 2**20, "seed": 2**32 - 1}
 
 

@@ -21,7 +21,8 @@ class Asked:
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
         pool, through: as for `Matching`.
-        refine: width of the refiner that is trained alone (`Refining`); None: all is.
+        emphasis: by how much the means of a classifier's last block count more than its other statistics (`Matching`'s weights).
+        refine: width of the refiner that is trained alone (`Refining`), or `settings.COPY`; None: all is.
         optimizer: of OPTIMIZERS, where it is matched; a teacher's student has Adam.
         epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine. None, with
             `match` alone: a refiner's is 0.003, otherwise Muon's goes by how far there still is to go (`rates.Nearing`), Adam's is 2e-5.
@@ -36,7 +37,8 @@ class Asked:
     match: tuple | None = None
     pool: int | None = None
     through: int | None = None
-    refine: int | None = None
+    emphasis: float = 1.0
+    refine: int | str | None = None
     optimizer: str = "muon"
     epochs: int = 5
     batch_size: int = 128
@@ -53,7 +55,7 @@ class Asked:
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
-_OF_MATCHING = ("pool", "through", "refine", "optimizer")
+_OF_MATCHING = ("pool", "through", "emphasis", "refine", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
 OPTIMIZERS = ("adam", "muon")  # of matching
 VERSION = 3  # of what a checkpoint of matching has in it

@@ -4,7 +4,7 @@
     python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx
     python scripts/distill.py runs/part-2.5-best-distilled --match classifier.onnx --refine 24
 
-The second brings what a student draws closer to real images, as a classifier sees them; the third trains for it a small network behind the last call. Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
+The second brings what a student draws closer to real images, as a classifier sees them; the third trains for it a network behind the last call. Writes a run folder, OUT/run.json, metrics.csv, model.keras, checkpoints/, which sample.py, evaluate.py and convert.py take. Ctrl-C
 saves; --resume goes on.
 """
 
@@ -31,10 +31,13 @@ def parse(arguments):
         "noises that an epoch draws from over and over, with --match (20 a feature, at least 2000)"
     )
     add("--pool", type=cli.integer(1, 1_000_000), metavar="N", help=pool)
-    refine = "with --match a small network of this width is put behind the last call and trained alone, which is faster"
-    add("--refine", type=cli.integer(1, settings.MOST["width"]), metavar="W", help=refine)
+    refine = "with --match a network is put behind the last call and trained alone, which is faster: a small one of width W, or a copy of RUN's own"
+    refiner = cli.word_or_integer(settings.COPY, 1, settings.MOST["width"])
+    add("--refine", type=refiner, metavar="{W,copy}", help=refine)
     through = "with --match the gradient goes back through the last K calls (all)"
     add("--through", type=cli.integer(1, 1000), metavar="K", help=through)
+    emphasis = "with --match: what the means of the classifiers' last blocks count for, beside 1 of all else that they see (1)"
+    add("--emphasis", type=cli.number(0.01, 1000), metavar="E", help=emphasis)
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])
     add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")

@@ -462,9 +462,26 @@ def test_a_students_own_times_are_taken_and_networks_without_classes_are_matched
     assert made.student().sample(num_images=2).shape == (2, *IMAGE_SHAPE)
 
 
+def test_groups_of_features_count_as_told(drawer, images, tmp_path):
+    """By the variance that they are brought to: in all that is compared, and where a file goes on."""
+    made = make(drawer, images, weights=[2, 9])
+    made.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    for model, expected in ((make(drawer, images), (1, 1)), (made, (2, 9)), (again, (2, 9))):
+        variance = model._joint(images[0], images[1]).numpy().var(axis=0)
+        found = variance[:4].sum(), variance[4:5].sum()
+        assert found == pytest.approx(expected, rel=1e-4)
+        shares = np.bincount(images[1], minlength=NUM_CLASSES)[:NUM_CLASSES] / len(images[1])
+        np.testing.assert_allclose(variance[5:], shares * (1 - shares))
+    assert again.group_weights == [2, 9]
+
+
 def test_what_cannot_be_matched_is_refused(drawer, images):
     with pytest.raises(ValueError, match="pool: expected a positive integer, got 0"):
         make(drawer, pool=0)
+    for weights in ([1], [1, 0], [1, float("inf")]):
+        with pytest.raises(ValueError, match="weights: expected 2 numbers above 0, got"):
+            make(drawer, weights=weights)
     with pytest.raises(ValueError, match="through: expected a positive integer, got 1.5"):
         make(drawer, through=1.5)
     with pytest.raises(ValueError, match="through: expected at most the 3 calls, got 4"):
@@ -653,6 +670,10 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
         ("--pool 300", "--pool: expected none without --match, got 300"),
         ("--refine 8", "--refine: expected none without --match, got 8"),
+        ("--emphasis 9", "--emphasis: expected none without --match, got 9.0"),
+        ("--refine copy", "--refine: expected none without --match, got copy"),
+        ("--refine sofa", "--refine: expected copy or an integer in 1..1024, got 'sofa'"),
+        ("--refine 0", "--refine: expected copy or an integer in 1..1024, got '0'"),
         (
             "--match reader.onnx --refine 8 --through 1",
             "--through: expected none with --refine, whose gradient goes through no call, got 1",

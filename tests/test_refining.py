@@ -1,4 +1,4 @@
-"""Refining: a small network behind the last call is trained alone; what it is, what it leaves, and what it is shipped as."""
+"""Refining: a network behind the last call is trained alone; what it is, what it leaves, and what it is shipped as."""
 
 import keras
 import numpy as np
@@ -8,8 +8,10 @@ from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, one_line, roughen
 from test_matching import SCHEDULE, TIMES, T, pools
 
 import keras_diffusion as kd
-from keras_diffusion import nn, predictions
-from keras_diffusion.nn import refining
+from keras_diffusion import nn, predictions, settings
+from keras_diffusion.nn import blocks, refining
+
+KINDS = pytest.mark.parametrize("width", [6, settings.COPY])
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +34,11 @@ def rough_refiner(network, seed=7):
     return network
 
 
-def test_a_new_refiner_changes_no_image(drawer):
+@KINDS
+def test_a_new_refiner_changes_no_image(drawer, width):
     labels = np.array([0, 1, 2, NUM_CLASSES])
-    made = make(drawer)
+    made = make(drawer, width=width)
+    assert refining.width_of(made.network) == width
     asked = {"spacing": TIMES, "sampler": "ddim", "guidance_scale": 1.0, "seed": 3}
     expected = drawer.sample(labels, **asked)
     np.testing.assert_allclose(made.student().sample(labels, seed=3), expected, atol=1e-6)
@@ -66,6 +70,32 @@ def test_what_a_refiner_puts_out_is_added_to_the_image(prediction):
         np.testing.assert_allclose(p * x + q * out, x0 + change, atol=2e-4)
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
+def test_a_copys_image_is_taken_in_place_of_the_networks(prediction):
+    """At its times alone, whatever the network predicts; the network itself stays as it was."""
+    base, schedule = make_small(), kd.linear_schedule(T)
+    network = nn.with_refiner(base, schedule, prediction=prediction, below=30, width=settings.COPY)
+    copy = refining.parts(network)[2]
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.3, 0.8, (3, *IMAGE_SHAPE)).astype(np.float32)
+    label = np.array([0, 2, NUM_CLASSES], np.int32)
+    inputs = {"x": x, "t": np.full(3, 30 / T, np.float32), "label": label}
+    plain = base(inputs).numpy()
+    np.testing.assert_array_equal(copy(inputs), plain)
+    roughen(copy, seed=7)
+    np.testing.assert_array_equal(base(inputs), plain)
+    for t in (100, 31, 30, 4):
+        p, q = predictions.to_x0(prediction, schedule.alpha[t], schedule.sigma[t])
+        inputs["t"] = np.full(3, t / T, np.float32)
+        out, other = network(inputs).numpy(), copy(inputs).numpy()
+        if t > 30:
+            np.testing.assert_array_equal(out, base(inputs))
+            continue
+        image = np.clip(p * x + q * other, 0, 1)
+        assert 0 < image.mean() < 1 and np.abs(image - p * x - q * base(inputs)).max() > 0.05
+        np.testing.assert_allclose(p * x + q * out, image, atol=2e-4)
+
+
 def test_a_matching_calls_a_refiner_in_the_last_call_alone(drawer):
     """It draws what calling the whole network in each would draw."""
     refined = rough_refiner(make(drawer).network)
@@ -93,8 +123,11 @@ def test_a_refiner_hears_the_class(drawer):
         assert np.abs(found[k] - found[k + 1]).max() > 1e-3
 
 
-def test_a_step_draws_what_the_whole_network_would_and_trains_the_refiner_alone(drawer, images):
-    made = make(drawer, images)
+@KINDS
+def test_a_step_draws_what_the_whole_network_would_and_trains_the_refiner_alone(
+    drawer, images, width
+):
+    made = make(drawer, images, width=width)
     for network in (made.network, made.ema_network):
         rough_refiner(network)
     made.new_pool(1)
@@ -108,16 +141,17 @@ def test_a_step_draws_what_the_whole_network_would_and_trains_the_refiner_alone(
     )
     made.fit(*images, batch_size=24, verbose=0)
     base, _, refiner = refining.parts(made.network)
-    own = {id(weight) for weight in refiner.weights}
-    assert base.weights and not base.trainable_weights
+    own = {id(weight) for weight in refiner.trainable_weights}
+    assert base.weights and not base.trainable_weights and len(own) > len(refiner.weights) / 2
     for weight, was in zip(made.network.weights, before, strict=True):
         moved = not np.array_equal(weight.numpy(), was)
         assert moved == (id(weight) in own), weight.path
     assert int(made._next.numpy()) == 24
 
 
-def test_refining_brings_images_closer(drawer, images):
-    made = make(drawer, images, eagerly=False, pool=100)
+@KINDS
+def test_refining_brings_images_closer(drawer, images, width):
+    made = make(drawer, images, eagerly=False, pool=100, width=width)
     before = made.distance()
     labels = np.resize(images[1], 240)
     made.fit(np.resize(images[0], (240, *IMAGE_SHAPE)), labels, batch_size=24, epochs=6, verbose=0)
@@ -131,12 +165,16 @@ def test_refining_brings_images_closer(drawer, images):
     ways = [np.linalg.norm(mean - real.mean(axis=0)) for mean in means]
     assert ways[0] < ways[1] / 2
     added = len(student.network.trainable_weights) - len(made.network.trainable_weights)
-    assert added == len(drawer.network.trainable_weights)
+    held = [one for one in blocks.layers(made.network) if isinstance(one, nn.BatchNorm)]
+    of_base = blocks.layers(refining.parts(made.network)[0])
+    of_base = [one for one in of_base if isinstance(one, nn.BatchNorm)]
+    assert added == len(drawer.network.trainable_weights) + len(held) - len(of_base)
 
 
-def test_refining_goes_on_from_a_file_as_if_nothing_had_happened(drawer, images, tmp_path):
+@KINDS
+def test_refining_goes_on_from_a_file_as_if_nothing_had_happened(drawer, images, tmp_path, width):
     x0, labels = images
-    made = make(drawer, images, eagerly=False)
+    made = make(drawer, images, eagerly=False, width=width)
     second = {"batch_size": 12, "initial_epoch": 1, "shuffle": False, "verbose": 0}
     made.fit(x0[:12], labels[:12], epochs=2, **second)
     made.save(tmp_path / "model.keras")  # in the midst of a pool
@@ -193,6 +231,9 @@ def test_what_cannot_be_refined_is_refused(drawer, images):
         kd.refine(made.student(), pools(), width=8)
     assert one_line(error) == "width: expected 6, that of the refiner that the model has, got 8"
     assert nn.refining.width_of(kd.refine(made.student(), pools()).network) == 6
+    with pytest.raises(ValueError) as error:
+        kd.refine(made.student(), pools(), width=settings.COPY)
+    assert one_line(error).startswith("width: expected 6, that of the refiner that the model has")
     with pytest.raises(ValueError) as error:
         kd.refine(made.student(), pools(), spacing=[100, 60, 20, 10])
     assert "expected the last alone to be at most 30" in one_line(error)

@@ -33,6 +33,7 @@ class Images:
 
 
 REFINER = {"width": 6, "below": 100.0}
+COPY = {"width": settings.COPY, "below": 100.0}
 
 
 def trained(*, refiner=None, **given):
@@ -54,7 +55,8 @@ def export(model, asked, path, *, precision="float32", **changes):
     """Writes its denoiser.onnx, without what convert.py compares."""
     told = {"settings": settings.to_json(asked), "title": "t", "parts": ["2.5"], "steps": 7}
     if refining.has_refiner(model.network):
-        told["distilled"] = {"refiner": REFINER}
+        width = refining.width_of(model.network)
+        told["distilled"] = {"refiner": {**REFINER, "width": width}}
     spec = specs.Spec(
         kind="denoiser",
         schedule=model.schedule.to_config(),
@@ -80,6 +82,7 @@ RUNS = [
     ({"part": "2.2", "edition": "flow"}, "float32"),
     ({"part": "2.5", "recipe": "best"}, "int8"),
     ({"part": "2.5", "recipe": "best", "refiner": REFINER}, "int8"),
+    ({"part": "2.5", "recipe": "best", "refiner": COPY}, "int8"),
 ]
 
 
@@ -211,6 +214,7 @@ def test_what_a_file_says_of_its_training_is_checked(tmp_path, field):
         {"width": 6, "below": 10**400},
         {"width": 6, "below": 0},
         {"width": True, "below": 100},
+        {"width": "sofa", "below": 100},
     ],
     ids=lambda told: repr(told)[:30],
 )

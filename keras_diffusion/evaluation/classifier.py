@@ -177,6 +177,12 @@ def statistics(*models):
     return keras.Model(inputs, [found for some in seen for found in some], name="statistics")
 
 
+def weights(count, emphasis):
+    """How much each of the `statistics` of so many classifiers counts: the means of a last block, which are what a judge compares,
+    `emphasis`, the others 1."""
+    return [1.0, 1.0, 1.0, 1.0, float(emphasis), 1.0] * count
+
+
 def _statistics(model, name):
     ops, found = keras.ops, []
     last = {layer.name.split("_")[0]: layer for layer in model.layers}

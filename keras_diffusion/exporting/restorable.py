@@ -81,7 +81,7 @@ def _refiner(spec, path):
     if told is None:
         return None
     good = isinstance(told, dict) and set(told) == {"width", "below"}
-    good = good and is_integer(told["width"]) and 1 <= told["width"] <= settings.MOST["width"]
+    good = good and (told["width"] == settings.COPY or _is_width(told["width"]))
     last = spec.make_schedule().num_train_steps
     if not (good and is_number(told["below"]) and 0 < told["below"] <= last):
         raise UserError(
@@ -90,11 +90,16 @@ def _refiner(spec, path):
     return told
 
 
+def _is_width(value):
+    return is_integer(value) and 1 <= value <= settings.MOST["width"]
+
+
 def _check_size(nodes, spec, asked, refiner, path):
     """Whether the file has as many numbers as layers alone that every network of ours has: memory is taken by what is claimed."""
     height, width, _ = spec.image_shape
     needed = (2 * asked.width) ** 2 * (height // 4) * (width // 4)  # at a quarter of the size
-    needed += 0 if refiner is None else 9 * refiner["width"] ** 2
+    if refiner is not None:
+        needed += needed if refiner["width"] == settings.COPY else 9 * refiner["width"] ** 2
     found = sum(array.size for _, arrays in nodes for array in arrays if array is not None)
     behind = "" if refiner is None else f" with a refiner of width {refiner['width']}"
     if found < needed:

@@ -1,4 +1,4 @@
-"""A small network behind a denoiser: it works over the image that the last call would end in."""
+"""A network behind a denoiser, a small one or its copy: it works over the image that the last call would end in."""
 
 import zlib
 
@@ -12,6 +12,7 @@ from keras_diffusion.nn.preconditioning import check_fits
 from keras_diffusion.nn.tables import look_up
 
 WIDTH = 24  # unless told otherwise
+COPY = "copy"  # in place of a width: the network's own build
 _SLACK = 5e-7  # of T: what float32 makes of t/T
 
 
@@ -78,15 +79,16 @@ class Estimates(keras.layers.Layer):
 def with_refiner(
     network, schedule, *, prediction, below, width=WIDTH, num_classes=None, seed=0, name=None
 ):
-    """A network and, behind it, a small one that changes the image that its output means, where t is at most `below`.
+    """A network and, behind it, another that changes the image that its output means, where t is at most `below`.
 
-    Above it the output is the network's own, and so is, at the start, the image, kept in [0, 1], everywhere: the refiner's last convolution is 0. It sees the
+    Above it the output is the network's own, and so is, at the start, the image, kept in [0, 1], everywhere. The refiner is a copy of
+    the network, which begins with its weights and whose image is taken in place of the network's, or a small one, whose last convolution is 0 at first. That sees the
     estimate of the image, that of the noise (what is left of chance: it may draw by it) and the class:
 
         x0, eps -two Conv-> W -two Conv-> 2W (1/2 of the sides) -two Conv-> 2W (1/4)
           -upsample, + , Conv-> 2W (1/2) -Conv-> W -upsample, + , Conv-> W -Conv-> change of x0
 
-    There is no normalisation; GELU follows each convolution but those before a sum and the last, and the first at each size hears the
+    In the small one there is no normalisation; GELU follows each convolution but those before a sum and the last, and the first at each size hears the
     class, as `modulated_unet`'s do. Whole pixels are its own at both ends: networks that saw them four at a time, as channels, left
     stipples in the images, which no classifier minded.
 
@@ -94,9 +96,9 @@ def with_refiner(
         network: functional Keras model on a dict of `x`, `t` and, with classes, `label`, as `unet` builds it.
         schedule, prediction: those of the `DiffusionModel` that will have it.
         below: t, of 0..T, up to which the image is refined: a student's last time.
-        width: W.
+        width: W, or COPY, "copy".
         num_classes: K; None asks the network's `OneHot` layer. Not used where it has no `label`.
-        seed: of the refiner's first weights.
+        seed: of a small refiner's first weights.
         name: of the model; None: the network's, and `refined_` before it.
 
     Returns:
@@ -117,7 +119,8 @@ def with_refiner(
         )
     if has_refiner(network):
         raise ValueError("network: expected one without a refiner, got one with it")
-    blocks.check(width, None, tuple(given["x"].shape[1:]))
+    if width != COPY:
+        blocks.check(width, None, tuple(given["x"].shape[1:]))
     inputs = {
         key: keras.Input(value.shape[1:], name=key, dtype=value.dtype)
         for key, value in given.items()
@@ -128,7 +131,10 @@ def with_refiner(
         raise ValueError(
             "num_classes: expected the number of classes of a network with labels, got none"
         )
-    refiner = _refiner(given, width, classes if "label" in given else 0, seed)
+    if width == COPY:
+        refiner = _copy(network)
+    else:
+        refiner = _refiner(given, width, classes if "label" in given else 0, seed)
     out = _refined(estimates, refiner, inputs, network(inputs))
     return keras.Model(inputs, out, name=name or f"refined_{network.name}")
 
@@ -160,8 +166,9 @@ def acting(network, t):
 
 
 def width_of(network):
-    """W of a network of `with_refiner`."""
-    return network.get_layer("refiner").get_layer("enter1").filters
+    """What `with_refiner` was given as its width."""
+    refiner = network.get_layer("refiner")
+    return COPY if _is_copy(refiner) else refiner.get_layer("enter1").filters
 
 
 def refined_image(network, inputs, out):
@@ -170,6 +177,8 @@ def refined_image(network, inputs, out):
     What a sampler makes of the network's output then, but to rounding, which decides of a black pixel whether it has a gradient.
     """
     _, estimates, refiner = parts(network)
+    if _is_copy(refiner):
+        return estimates(inputs["x"], inputs["t"], refiner(inputs))[0]
     x0, eps, _, _ = estimates(inputs["x"], inputs["t"], out)
     return tf.clip_by_value(x0 + refiner(_seen(x0, eps, inputs)), 0.0, 1.0)
 
@@ -177,13 +186,28 @@ def refined_image(network, inputs, out):
 def _refined(estimates, refiner, inputs, out):
     """The output [N, H, W, C] of a network for these inputs, once the image that it means is refined: float32."""
     x0, eps, out, gain = estimates(inputs["x"], inputs["t"], out)
-    change = refiner(_seen(x0, eps, inputs))
+    if _is_copy(refiner):
+        image = estimates(inputs["x"], inputs["t"], refiner(inputs))[0]
+        change = keras.layers.Subtract(dtype="float32", name="image_change")([image, x0])
+    else:
+        change = refiner(_seen(x0, eps, inputs))
     change = keras.layers.Multiply(dtype="float32", name="change")([gain, change])
     return keras.layers.Add(dtype="float32", name="refined_out")([out, change])
 
 
+def _is_copy(refiner):
+    return "x0" not in refiner.input
+
+
+def _copy(network):
+    """A network of the same build and weights, as a refiner."""
+    made = keras.models.clone_model(network)
+    made.set_weights(network.get_weights())
+    return keras.Model(made.input, made.output, name="refiner")
+
+
 def _seen(x0, eps, inputs):
-    """What a refiner is called with."""
+    """What a small refiner is called with."""
     return {"x0": x0, "eps": eps, **{k: v for k, v in inputs.items() if k == "label"}}
 
 
