@@ -2,6 +2,8 @@
 
 import keras
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import tensorflow as tf
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, one_line, roughen
@@ -9,6 +11,7 @@ from test_matching import SCHEDULE, TIMES, T, pools
 
 import keras_diffusion as kd
 from keras_diffusion import nn, predictions, settings
+from keras_diffusion.exporting import denoiser, smaller
 from keras_diffusion.nn import blocks, refining
 
 KINDS = pytest.mark.parametrize("width", [6, settings.COPY])
@@ -296,3 +299,43 @@ def test_black_pixels_are_trained(drawer, images):
         total = tf.reduce_sum(made._draw_next(made.network, label, tf.constant(48)))
     # The bias is every pixel's: 1 of each that has a gradient.
     assert float(tf.reduce_sum(tape.gradient(total, last.bias))) == drawn.numpy().size
+
+
+def convolutions(network, least=0):
+    """How many a network has, of kernels of at least so many numbers."""
+    found = [one for one in blocks.layers(network) if isinstance(one, keras.layers.Conv2D)]
+    return sum(np.prod(one.kernel.shape) >= least for one in found)
+
+
+def branch(model):
+    """What of an exported network is computed only where its refiner acts."""
+    (made,) = (a.g for n in model.graph.node for a in n.attribute if a.name == "then_branch")
+    return made
+
+
+@KINDS
+def test_an_exported_refiner_runs_in_the_calls_that_it_acts_in_alone(drawer, width):
+    """Of one image or of all; the weights of each place stand there once, in few bits too."""
+    network = rough_refiner(make(drawer, width=width).student().network)
+    model = kd.DiffusionModel(network, SCHEDULE, prediction="v", sampling={"spacing": TIMES})
+    base, _, refiner = refining.parts(network)
+    whole = denoiser.to_onnx(network, denoiser.signature(model))
+    kinds = [node.op_type for node in whole.graph.node]
+    assert (kinds.count("If"), kinds.count("Conv")) == (1, convolutions(base))
+    within = [node.op_type for node in branch(whole).node]
+    assert within.count("Conv") == convolutions(refiner)
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.3, 0.8, (3, *IMAGE_SHAPE)).astype(np.float32)
+    label = np.array([0, 2, NUM_CLASSES], np.int32)
+    for precision, apart in (("float32", 1e-5), ("int8", 0.1)):
+        graph = whole if precision == "float32" else smaller.shrink(whole, precision)
+        session = onnxruntime.InferenceSession(graph.SerializeToString())
+        for t in ([100, 60, 31], [30, 30, 30], [100, 30, 5]):
+            inputs = {"x": x, "t": np.float32(t) / T, "label": label}
+            (found,) = session.run(None, inputs)
+            np.testing.assert_allclose(found, network(inputs), atol=apart)
+            if precision == "float32":
+                acts = np.abs(found - base(inputs)).max(axis=(1, 2, 3)) > 0.01
+                assert acts.tolist() == [time <= 30 for time in t]
+    stored = [weight.data_type for weight in branch(graph).initializer]  # of the last, in int8
+    assert stored.count(onnx.TensorProto.INT8) >= convolutions(refiner, least=64)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from onnx import numpy_helper
 
 from keras_diffusion.errors import UserError
-from keras_diffusion.exporting import graph
-from keras_diffusion.nn import blocks
+from keras_diffusion.exporting import branching, graph
+from keras_diffusion.nn import blocks, refining
 
 _INPUTS = {"t": tf.float32, "label": tf.int32}
 
@@ -43,12 +43,29 @@ def to_onnx(network, specs):
         specs: as `signature` gives them.
 
     Returns:
-        `onnx.ModelProto` of opset 18, without BatchNormalization where a convolution stands before it.
+        `onnx.ModelProto` of opset 18, without BatchNormalization where a convolution stands before it. A refiner
+        (`nn.with_refiner`) is computed only where one of the images is at a time at which it acts.
 
     Raises:
         UserError: where the network has operations that ONNX doesn't, named in the message.
     """
+    if refining.has_refiner(network):
+        made = convert(_with_plain(network, specs), specs, ["out", "plain"], name="denoiser")
+        _, estimates, _ = refining.parts(network)
+        below = estimates.upper / estimates.schedule.num_train_steps
+        return branching.where_due(made, plain="plain", below=below)
     return convert(function(network, specs), specs, ["out"], name="denoiser")
+
+
+def _with_plain(network, specs):
+    """As `function`; what the network put out without its refiner is a second output, plain."""
+
+    def denoise(*inputs):
+        with blocks.as_operations():
+            plain, out = refining.both(network, dict(zip(specs, inputs, strict=True)))
+            return {"out": out, "plain": plain}
+
+    return tf.function(denoise, input_signature=list(specs.values()), autograph=False)
 
 
 def convert(traced, specs, outputs, *, name):

@@ -110,8 +110,7 @@ class Graph:
         for node in model.graph.node:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
-            copy.input[:], copy.output[:] = map(rename, node.input), map(rename, node.output)
-            copy.name = prefix + node.name if node.name else ""
+            _rename(copy, rename)
             self.nodes.append(copy)
         for weight in model.graph.initializer:
             copy = onnx.TensorProto()
@@ -132,6 +131,19 @@ class Graph:
     def _name(self, kind):
         self._count += 1
         return f"{self.name}_{kind.lower()}_{self._count}"
+
+
+def _rename(node, rename):
+    """Gives what goes into a node and comes out of it other names, within its branches too."""
+    node.input[:], node.output[:] = map(rename, node.input), map(rename, node.output)
+    node.name = rename(node.name)
+    for attribute in node.attribute:
+        if attribute.type != onnx.AttributeProto.GRAPH:
+            continue
+        for inner in attribute.g.node:
+            _rename(inner, rename)
+        for value in (*attribute.g.initializer, *attribute.g.output):
+            value.name = rename(value.name)
 
 
 class Value:

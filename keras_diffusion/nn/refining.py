@@ -171,6 +171,13 @@ def width_of(network):
     return COPY if _is_copy(refiner) else refiner.get_layer("enter1").filters
 
 
+def both(network, inputs):
+    """What a network of `with_refiner` puts out in inference without its refiner, and with it: float32 [N, H, W, C] each."""
+    base, estimates, refiner = parts(network)
+    plain = tf.cast(base(inputs, training=False), tf.float32)
+    return plain, _refined(estimates, refiner, inputs, plain)
+
+
 def refined_image(network, inputs, out):
     """The image [N, H, W, C] in [0, 1] that the output of a network's base means once it is refined, at a time where it is.
 
