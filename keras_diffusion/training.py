@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_diffusion import compiled, pipeline, predictions, replicas, schedules
 from keras_diffusion.errors import is_number
 from keras_diffusion.muon import Muon  # noqa: F401  (load_model looks it up)
-from keras_diffusion.nn import Estimates, Precondition, blocks
+from keras_diffusion.nn import Estimates, Precondition, blocks, refining
 from keras_diffusion.nn.tables import look_up, spread
 from keras_diffusion.sampling import guidance, loop, redrawing, request, samplers
 
@@ -154,6 +154,19 @@ class DiffusionModel(keras.Model):
         values = {"x": (x, tf.float32), "t": (t, tf.float32), "label": (label, tf.int32)}
         inputs = {name: tf.cast(*values[name]) for name in self.inputs_used}
         return network(inputs, training=training)
+
+    def _call_where_due(self, x, t, label):
+        """As `denoise`; a refiner isn't computed where all images are at times at which it doesn't act."""
+        network = self.sampling_network
+        if not refining.has_refiner(network):
+            return self.denoise(x, t, label)
+        base, estimates, _ = refining.parts(network)
+        acts = tf.reduce_any(t * self.schedule.num_train_steps <= estimates.upper)
+
+        def output(network):
+            return lambda: tf.cast(self.denoise(x, t, label, network=network), tf.float32)
+
+        return tf.cond(acts, output(network), output(base))
 
     def call(self, inputs, training=False):
         return self.sampling_network(inputs, training=training)
@@ -417,7 +430,7 @@ class DiffusionModel(keras.Model):
     def _loop(self):
         if self._sampling_loop is None:
             self._sampling_loop = compiled.SamplingLoop(
-                self.denoise, null_label=self.num_classes, jit_compile=self.jit_compile
+                self._call_where_due, null_label=self.num_classes, jit_compile=self.jit_compile
             )
         return self._sampling_loop
 

@@ -301,6 +301,29 @@ def test_black_pixels_are_trained(drawer, images):
     assert float(tf.reduce_sum(tape.gradient(total, last.bias))) == drawn.numpy().size
 
 
+@KINDS
+def test_a_model_draws_with_its_refiner_in_the_last_call_alone(drawer, width, monkeypatch):
+    """The images are those that calling the whole network in each would give."""
+    network = rough_refiner(make(drawer, width=width).student().network)
+    model = kd.DiffusionModel(network, SCHEDULE, prediction="v", ema_decay=None)
+    asked = {"spacing": TIMES, "sampler": "ddim", "guidance_scale": 2.0, "seed": 3}
+    whole = kd.DiffusionModel(network, SCHEDULE, prediction="v", ema_decay=None)
+    monkeypatch.setattr(whole, "_call_where_due", whole.denoise)
+    expected = whole.sample([0, 1, 2], **asked)
+    np.testing.assert_allclose(model.sample([0, 1, 2], **asked), expected, atol=1e-6)
+    base, _, refiner = refining.parts(network)
+    rough_before = refiner.get_weights()
+    for t, one in (([60, 31], base), ([60, 30], network)):
+        x, label = tf.ones((2, *IMAGE_SHAPE)), tf.constant([0, 1])
+        t = tf.constant(np.float32(t) / T)
+        refiner.set_weights([np.full_like(weight, np.nan) for weight in rough_before])
+        found = model._call_where_due(x, t, label).numpy()
+        assert np.isfinite(found).all() == (one is base)
+        refiner.set_weights(rough_before)
+        found = model._call_where_due(x, t, label).numpy()
+        np.testing.assert_array_equal(found, one({"x": x, "t": t, "label": label}))
+
+
 def convolutions(network, least=0):
     """How many a network has, of kernels of at least so many numbers."""
     found = [one for one in blocks.layers(network) if isinstance(one, keras.layers.Conv2D)]
