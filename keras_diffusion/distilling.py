@@ -28,7 +28,7 @@ from keras_diffusion.sampling import options
 from keras_diffusion.sessions import Session
 
 _ADAM = 2e-5  # Adam's rate where it matches, unless another is asked for
-_REFINER_RATE = 3e-3  # of a refiner, likewise
+_REFINER_RATE, _COPY_RATE = 3e-3, 1e-3  # of a refiner, likewise
 
 
 def train(
@@ -128,7 +128,7 @@ def _settled(asked, model, say):
 def _fixed_rate(asked):
     """The largest rate, or None, where it goes by the distance."""
     if asked.rate is None and asked.refine:
-        return _REFINER_RATE
+        return _COPY_RATE if asked.refine == settings.COPY else _REFINER_RATE
     return _ADAM if asked.rate is None and asked.optimizer == "adam" else asked.rate
 
 
@@ -167,7 +167,7 @@ def _made(asked, teacher, data):
     try:
         return _matching(asked, teacher, data) if asked.match else _distillation(asked, teacher)
     except ValueError as error:
-        raise UserError(options.said_of_options(error)) from None
+        raise UserError(options.said_of_options(error, {"width": "refine"})) from None
 
 
 def _compile(model, asked, steps):

@@ -73,16 +73,8 @@ def sampling_copy(model):
     made = keras.models.clone_model(model.network)
     made.set_weights(model.sampling_network.get_weights())
     if refining.has_refiner(made):
-        _train_all(refining.parts(made)[0])  # which a `Refining` has held
+        refining.train_all(refining.parts(made)[0])  # which a `Refining` has held
     return made
-
-
-def _train_all(network):
-    network.trainable = True
-    for layer in network.layers:
-        layer.trainable = True
-        if isinstance(layer, keras.Model):
-            _train_all(layer)
 
 
 def check_draws(model):

@@ -191,7 +191,7 @@ class Matching(FewSteps):
 
     def distance(self):
         """How far what the pool's noises become is from real images: the squared Fréchet distance of their features, as a share of
-        the real ones' total variance. By what is remembered: up to a round of the pool late.
+        the real ones' total variance, both by the weights of the features' groups. By what is remembered: up to a round of the pool late.
 
         Raises:
             ValueError: before `adapt`.

@@ -21,8 +21,8 @@ class Refining(Matching):
     """Brings what a student's refiner makes of its images to real ones' features; used as `Matching`.
 
     Of the network (`nn.with_refiner`) the refiner alone is trained, which acts in the last call. So a noise of the pool is
-    drawn once, and x and the output of the last call without the refiner are kept, pool * H * W * C * 8 bytes, saved with the model: a step costs what refiner and
-    features cost, and no call. All else is as in `Matching`.
+    drawn once, and x and the output of the last call without the refiner are kept, pool * H * W * C * 8 bytes, saved with the model: a step costs what refiner (of a copy: one call) and
+    features cost. All else is as in `Matching`.
 
     Args:
         network: of `nn.with_refiner`, for the schedule, prediction and last time of this model; what was there before the refiner is

@@ -25,7 +25,7 @@ class Asked:
         refine: width of the refiner that is trained alone (`Refining`), or `settings.COPY`; None: all is.
         optimizer: of OPTIMIZERS, where it is matched; a teacher's student has Adam.
         epochs, batch_size, rate: the optimizer's rate rises from 0 over the first steps and falls to 0 as a cosine. None, with
-            `match` alone: a refiner's is 0.003, otherwise Muon's goes by how far there still is to go (`rates.Nearing`), Adam's is 2e-5.
+            `match` alone: a refiner's is 0.003, a copy's 0.001, otherwise Muon's goes by how far there still is to go (`rates.Nearing`), Adam's is 2e-5.
         seed: of every draw.
         data, limit: name or file, and how many of its training images.
     """
@@ -58,6 +58,7 @@ _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
 _OF_MATCHING = ("pool", "through", "emphasis", "refine", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
 OPTIMIZERS = ("adam", "muon")  # of matching
+_OF_EARLIER = {"emphasis": 1.0}  # what runs did before there was an option
 VERSION = 3  # of what a checkpoint of matching has in it
 
 
@@ -109,7 +110,7 @@ def _check_matching(given):
             raise UserError(f"--{option}: expected none {word} --match, got {given[name]}")
     if "refine" in given and "through" in given:
         raise UserError(
-            f"--through: expected none with --refine, whose gradient goes through no call, got {given['through']}"
+            f"--through: expected none with --refine, whose gradient goes through the last call alone, got {given['through']}"
         )
 
 
@@ -124,7 +125,7 @@ def _earlier(given, before):
         )
     for name, now in given.items():
         plain = list(now) if isinstance(now, tuple) else now
-        if was.get(name) != plain:
+        if was.get(name, _OF_EARLIER.get(name)) != plain:
             option = "spacing" if name == "times" else name.replace("_", "-")
             raise UserError(
                 f"--resume: --{option} was {was.get(name)} in this run and is {plain} now"

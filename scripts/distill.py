@@ -36,13 +36,13 @@ def parse(arguments):
     add("--refine", type=refiner, metavar="{W,copy}", help=refine)
     through = "with --match the gradient goes back through the last K calls (all)"
     add("--through", type=cli.integer(1, 1000), metavar="K", help=through)
-    emphasis = "with --match: what the means of the classifiers' last blocks count for, beside 1 of all else that they see (1)"
+    emphasis = "with --match: what the means of the classifiers' last blocks count for, beside 1 of each other group of what they see (1)"
     add("--emphasis", type=cli.number(0.01, 1000), metavar="E", help=emphasis)
     add("--epochs", type=cli.integer(1, settings.MOST["epochs"]), help="(5; 1 with --match)")
     size = cli.integer(1, settings.MOST["batch_size"])
     add("--batch-size", type=size, metavar="B", help="(128; 100 with --match)")
     add("--optimizer", choices=student.OPTIMIZERS, help="with --match (muon)")
-    rate = "of the optimizer (0.0005; with --match adam's 0.00002, a refiner's 0.003, muon's 0.001 far from real images, falling to 0.00004 near them)"
+    rate = "of the optimizer (0.0005; with --match adam's 0.00002, a refiner's 0.003, a copy's 0.001, muon's 0.001 far from real images, falling to 0.00004 near them)"
     add("--rate", type=cli.number(1e-8, 1), help=rate)
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
     add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")

@@ -121,7 +121,7 @@ def test_folder(exported):
 
 
 def test_a_refined_network_is_exported_whole(tmp_path):
-    """What draws with it is compared with the Keras model in calls before and behind the one that the refiner acts in."""
+    """What draws with it is compared with the Keras model in calls that its refiner acts in and others."""
     schedule = kd.linear_schedule(50)
     network = nn.with_refiner(make_small(), schedule, prediction="eps", below=20, width="copy")
     roughen(network.get_layer("refiner"), seed=3)

@@ -16,11 +16,11 @@ import tensorflow as tf
 from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, make_unet, roughen, under_policy
 
 import keras_diffusion as kd
-from keras_diffusion import distilling, rates, runs, schedules, student
+from keras_diffusion import distilling, rates, runs, schedules, settings, student
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import classifier, distances
 from keras_diffusion.evaluation.judge import SHIPPED
-from keras_diffusion.nn import refining
+from keras_diffusion.nn import blocks, refining
 from keras_diffusion.sampling import loop, onnx_classifier, request
 from keras_diffusion.sampling.onnx_classifier import Classifier
 
@@ -590,51 +590,58 @@ def test_distill_matches_a_run(programs, matched):
     assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
 
 
-def test_distill_refines_a_run(programs, matched):
+@pytest.mark.parametrize(("width", "rate"), [(6, 3e-3), (settings.COPY, 1e-3)])
+def test_distill_refines_a_run(programs, matched, width, rate):
     """Each epoch by noises of its own; it goes on where it was stopped, in the midst of a pool."""
     call, folder = programs
-    words = ("run-distilled", "--match", "reader.onnx", "--refine", "6", "--out", "refined")
+    out = f"refined-{width}"
+    words = ("run-distilled", "--match", "reader.onnx", "--refine", str(width), "--out", out)
     more = ("--limit", "300", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "4")
     outcome = call(*words, *more)
-    assert "of real images' variance from them: --rate 0.003\n" in outcome.stdout
+    assert f"of real images' variance from them: --rate {rate:g}\n" in outcome.stdout
     shown = outcome.stdout.replace("\r", "\n")
     said = re.findall(r"^epoch (\d): .* by new noises", shown, re.MULTILINE)
     assert said == ["2", "3"], shown
     assert "2 more pools, one an epoch; that of the first took " in shown
-    record = json.loads((folder / "refined/run.json").read_text())
+    record = json.loads((folder / out / "run.json").read_text())
     told = record["distilled"]
-    assert (told["refine"], told["rate"], told["times"]) == (6, 3e-3, [300.0, 150.0])
-    assert told["refiner"] == {"width": 6, "below": 150.0}
+    assert (told["refine"], told["rate"], told["times"]) == (width, rate, [300.0, 150.0])
+    assert told["refiner"] == {"width": width, "below": 150.0}
     assert record["network"] == "refined_modulated_unet"
-    before, after = (runs.open_model(path / "model.keras") for path in (matched, folder / "refined"))  # fmt: skip
+    before, after = (runs.open_model(path / "model.keras") for path in (matched, folder / out))  # fmt: skip
     base, _, refiner = refining.parts(after.network)
     for ours, theirs in zip(base.weights, before.network.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    assert np.abs(refiner.get_layer("last").kernel.numpy()).max() > 0
-    checkpoints = sorted((folder / "refined/checkpoints").glob("*.keras"))
+    begun = before.network.get_weights() if width == settings.COPY else [np.zeros(1)]
+    assert np.abs(refiner.get_weights()[-1] - begun[-1]).max() > 0
+    checkpoints = sorted((folder / out / "checkpoints").glob("*.keras"))
     assert [path.stem for path in checkpoints] == [
         "step-00000008",
         "step-00000009",
     ]  # of epochs of three
     checkpoints[1].unlink()
-    (folder / "refined/model.keras").unlink()
-    (folder / "refined/run.json").write_text(json.dumps({**record, "status": "running"}))
-    call("run-distilled", "--out", "refined", "--resume")
-    again = runs.open_model(folder / "refined/model.keras")
+    (folder / out / "model.keras").unlink()
+    (folder / out / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    call("run-distilled", "--out", out, "--resume")
+    again = runs.open_model(folder / out / "model.keras")
     for ours, theirs in zip(again.weights, after.weights, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_refiner_computes_in_its_teachers_precision(programs):
+@pytest.mark.parametrize("width", [6, settings.COPY])
+def test_a_refiner_computes_in_its_teachers_precision(programs, width):
     call, folder = programs
+    shutil.rmtree(folder / "half", ignore_errors=True)
     shutil.copytree(folder / "run", folder / "half")
     record = json.loads((folder / "half/run.json").read_text())
     record["settings"]["precision"] = "mixed_bfloat16"
     (folder / "half/run.json").write_text(json.dumps(record))
-    asked = ("--steps", "2", "--limit", "300", "--pool", "300", "--epochs", "1", "--refine", "6")
+    asked = ("--steps", "2", "--limit", "300", "--pool", "300", "--epochs", "1")
+    asked = (*asked, "--refine", str(width), "--force")
     call("half", "--match", "reader.onnx", *asked, "--out", "half-refined")
     _, _, refiner = refining.parts(runs.open_model(folder / "half-refined/model.keras").network)
-    assert refiner.get_layer("enter1").compute_dtype == "bfloat16"
+    first = next(one for one in blocks.layers(refiner) if isinstance(one, keras.layers.Conv2D))
+    assert first.compute_dtype == "bfloat16"
     (last,) = (folder / "half-refined/checkpoints").glob("*.keras")
     (reader,) = (
         one for one in runs.open_model(last).features.layers if isinstance(one, keras.Model)
@@ -676,7 +683,7 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--refine 0", "--refine: expected copy or an integer in 1..1024, got '0'"),
         (
             "--match reader.onnx --refine 8 --through 1",
-            "--through: expected none with --refine, whose gradient goes through no call, got 1",
+            "--through: expected none with --refine, whose gradient goes through the last call alone, got 1",
         ),
         ("--optimizer muon", "--optimizer: expected none without --match, got muon"),
         ("--match reader.onnx --optimizer sgd", "--optimizer: invalid choice: 'sgd'"),

@@ -85,6 +85,9 @@ def test_a_copys_image_is_taken_in_place_of_the_networks(prediction):
     inputs = {"x": x, "t": np.full(3, 30 / T, np.float32), "label": label}
     plain = base(inputs).numpy()
     np.testing.assert_array_equal(copy(inputs), plain)
+    base.trainable = False
+    again = nn.with_refiner(base, schedule, prediction=prediction, below=30, width=settings.COPY)
+    assert len(refining.parts(again)[2].trainable_weights) == len(copy.trainable_weights) > 5
     roughen(copy, seed=7)
     np.testing.assert_array_equal(base(inputs), plain)
     for t in (100, 31, 30, 4):
@@ -264,6 +267,11 @@ def test_what_cannot_be_refined_is_refused(drawer, images):
     with pytest.raises(ValueError) as error:
         nn.with_refiner(deaf, SCHEDULE, prediction="v", below=30)
     assert one_line(error).startswith("num_classes: expected the number of classes")
+    copied = nn.with_refiner(deaf, SCHEDULE, prediction="v", below=30, width=settings.COPY)
+    assert refining.width_of(copied) == settings.COPY  # which need not know them
+    with pytest.raises(ValueError) as error:
+        nn.with_refiner(make_small(), SCHEDULE, prediction="v", below=30, width="Copy")
+    assert one_line(error) == "width: expected an integer or copy, got 'Copy'"
     with pytest.raises(ValueError) as error:
         kd.DiffusionModel(made.network, SCHEDULE, prediction="x0")
     assert one_line(error) == ("prediction: expected v, which the network is refined for, got x0")
@@ -360,5 +368,16 @@ def test_an_exported_refiner_runs_in_the_calls_that_it_acts_in_alone(drawer, wid
             if precision == "float32":
                 acts = np.abs(found - base(inputs)).max(axis=(1, 2, 3)) > 0.01
                 assert acts.tolist() == [time <= 30 for time in t]
+    broken = onnx.ModelProto()
+    broken.CopyFrom(whole)
+    for weight in branch(broken).initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.ndim == 4 and array.dtype == np.float32:  # a kernel
+            spoilt = onnx.numpy_helper.from_array(np.full_like(array, np.nan), weight.name)
+            weight.CopyFrom(spoilt)
+    session = onnxruntime.InferenceSession(broken.SerializeToString())
+    for t in ([100, 60, 31], [100, 60, 30]):
+        (found,) = session.run(None, {"x": x, "t": np.float32(t) / T, "label": label})
+        assert np.isfinite(found).all() == (min(t) > 30)
     stored = [weight.data_type for weight in branch(graph).initializer]  # of the last, in int8
     assert stored.count(onnx.TensorProto.INT8) >= convolutions(refiner, least=64)

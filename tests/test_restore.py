@@ -51,7 +51,7 @@ def rough(network):
     roughen(network)
 
 
-def export(model, asked, path, *, precision="float32", **changes):
+def export(model, asked, path, *, precision="float32", branches=True, **changes):
     """Writes its denoiser.onnx, without what convert.py compares."""
     told = {"settings": settings.to_json(asked), "title": "t", "parts": ["2.5"], "steps": 7}
     if refining.has_refiner(model.network):
@@ -68,7 +68,7 @@ def export(model, asked, path, *, precision="float32", **changes):
         precision=precision,
         **{"training": told, **changes},
     )
-    graph = denoiser.to_onnx(model.network, denoiser.signature(model))
+    graph = denoiser.to_onnx(model.network, denoiser.signature(model), branches=branches)
     if precision != "float32":
         graph = smaller.shrink(graph, precision)
     onnx.helper.set_model_props(graph, {specs.KEY: spec.to_json()})
@@ -225,6 +225,16 @@ def test_what_a_file_says_of_its_refiner_is_checked(tmp_path, refiner):
     with pytest.raises(UserError) as error:
         restorable.open_file(path)
     assert "refiner to be a width and a time in (0, 300], got" in one_line(error)
+
+
+def test_a_refiner_of_a_file_without_branches_is_found(tmp_path):
+    """As earlier commits wrote them."""
+    model, asked = trained(part="2.5", recipe="best", refiner=REFINER)
+    path = export(model, asked, tmp_path / "denoiser.onnx", branches=False)
+    again = kd.from_onnx(path)
+    refiners = (refining.parts(each.network)[2] for each in (again, model))
+    for ours, theirs in zip(*(one.get_weights() for one in refiners), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("below", [15.0, 250.0])

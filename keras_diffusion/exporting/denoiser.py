@@ -35,21 +35,21 @@ def function(network, specs):
     return tf.function(denoise, input_signature=list(specs.values()), autograph=False)
 
 
-def to_onnx(network, specs):
+def to_onnx(network, specs, *, branches=True):
     """The network as an ONNX model: inputs x, t, label, as many as it has, and the output out.
 
     Args:
         network: functional Keras model in float32.
         specs: as `signature` gives them.
+        branches: whether a refiner (`nn.with_refiner`) is computed only where one of the images is at a time at which it acts.
 
     Returns:
-        `onnx.ModelProto` of opset 18, without BatchNormalization where a convolution stands before it. A refiner
-        (`nn.with_refiner`) is computed only where one of the images is at a time at which it acts.
+        `onnx.ModelProto` of opset 18, without BatchNormalization where a convolution stands before it.
 
     Raises:
         UserError: where the network has operations that ONNX doesn't, named in the message.
     """
-    if refining.has_refiner(network):
+    if branches and refining.has_refiner(network):
         made = convert(_with_plain(network, specs), specs, ["out", "plain"], name="denoiser")
         _, estimates, _ = refining.parts(network)
         below = estimates.upper / estimates.schedule.num_train_steps

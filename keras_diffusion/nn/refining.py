@@ -120,6 +120,8 @@ def with_refiner(
     if has_refiner(network):
         raise ValueError("network: expected one without a refiner, got one with it")
     if width != COPY:
+        if isinstance(width, str):
+            raise ValueError(f"width: expected an integer or {COPY}, got {width!r}")
         blocks.check(width, None, tuple(given["x"].shape[1:]))
     inputs = {
         key: keras.Input(value.shape[1:], name=key, dtype=value.dtype)
@@ -127,7 +129,7 @@ def with_refiner(
     }
     estimates = Estimates(schedule, prediction=prediction, below=below, name="estimates")
     classes = blocks.count_classes(network) if num_classes is None else num_classes
-    if "label" in given and not classes:
+    if "label" in given and not classes and width != COPY:
         raise ValueError(
             "num_classes: expected the number of classes of a network with labels, got none"
         )
@@ -137,6 +139,15 @@ def with_refiner(
         refiner = _refiner(given, width, classes if "label" in given else 0, seed)
     out = _refined(estimates, refiner, inputs, network(inputs))
     return keras.Model(inputs, out, name=name or f"refined_{network.name}")
+
+
+def train_all(network):
+    """Makes a network trainable, and all that is in it."""
+    network.trainable = True
+    for layer in network.layers:
+        layer.trainable = True
+        if isinstance(layer, keras.Model):
+            train_all(layer)
 
 
 def has_refiner(network):
@@ -185,9 +196,10 @@ def refined_image(network, inputs, out):
     """
     _, estimates, refiner = parts(network)
     if _is_copy(refiner):
-        return estimates(inputs["x"], inputs["t"], refiner(inputs))[0]
+        return estimates(inputs["x"], inputs["t"], refiner(inputs, training=False))[0]
     x0, eps, _, _ = estimates(inputs["x"], inputs["t"], out)
-    return tf.clip_by_value(x0 + refiner(_seen(x0, eps, inputs)), 0.0, 1.0)
+    change = refiner(_seen(x0, eps, inputs), training=False)
+    return tf.clip_by_value(x0 + change, 0.0, 1.0)
 
 
 def _refined(estimates, refiner, inputs, out):
@@ -210,6 +222,7 @@ def _copy(network):
     """A network of the same build and weights, as a refiner."""
     made = keras.models.clone_model(network)
     made.set_weights(network.get_weights())
+    train_all(made)
     return keras.Model(made.input, made.output, name="refiner")
 
 

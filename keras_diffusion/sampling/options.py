@@ -168,7 +168,7 @@ def said_of_options(error, others=None):
         error: whose message begins with an argument's name, as all of theirs do.
         others: dict from arguments to options of a program that calls them otherwise.
     """
-    name = "|".join(_NAMES)
+    name = "|".join([*_NAMES, *(others or {})])
     wanted = rf"^({name})\b|(?<=expected )({name})(?= as well)|(?<= with )({name})\b"
     return re.sub(wanted, lambda match: option(match[0], others), str(error))
 
