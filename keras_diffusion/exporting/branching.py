@@ -6,9 +6,7 @@ from onnx import helper, numpy_helper
 
 from keras_diffusion.exporting import graph
 
-_SLACK = (
-    1e-6  # of the time: what float32 makes of it; where the part runs in vain, it changes nothing
-)
+_SLACK = 1e-6  # of the time, for float32; where the part runs in vain it changes nothing
 
 
 def where_due(model, *, plain, below):
