@@ -634,8 +634,7 @@ def test_a_refiner_computes_in_its_teachers_precision(programs):
     record = json.loads((folder / "half/run.json").read_text())
     record["settings"]["precision"] = "mixed_bfloat16"
     (folder / "half/run.json").write_text(json.dumps(record))
-    asked = ("--steps", "2", "--limit", "300", "--pool", "300", "--epochs", "1")
-    asked = (*asked, "--refine", "6")
+    asked = ("--steps", "2", "--limit", "300", "--pool", "300", "--epochs", "1", "--refine", "6")
     call("half", "--match", "reader.onnx", *asked, "--out", "half-refined")
     _, _, refiner = refining.parts(runs.open_model(folder / "half-refined/model.keras").network)
     assert refiner.get_layer("enter1").compute_dtype == "bfloat16"

@@ -40,7 +40,8 @@ def where_due(model, *, plain, below):
     otherwise = helper.make_graph(
         [helper.make_node("Identity", [plain], [as_it_was.name])], "plain", [], [as_it_was]
     )
-    _rename(then, out.name, "out_inside")
+    for node in then.node:  # `If` has the name outside
+        graph.rename_in(node, lambda name: "out_inside" if name == out.name else name)
     nodes = [
         *outside,
         helper.make_node("ReduceMin", ["t"], ["due_least"], keepdims=0),
@@ -68,10 +69,3 @@ def _named(value, name):
     made.CopyFrom(value)
     made.name = name
     return made
-
-
-def _rename(inner, before, now):
-    """Gives a value within a graph another name; `If` has the first outside."""
-    for node in inner.node:
-        for names in (node.input, node.output):
-            names[:] = [now if name == before else name for name in names]

@@ -110,7 +110,7 @@ class Graph:
         for node in model.graph.node:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
-            _rename(copy, rename)
+            rename_in(copy, rename)
             self.nodes.append(copy)
         for weight in model.graph.initializer:
             copy = onnx.TensorProto()
@@ -133,7 +133,7 @@ class Graph:
         return f"{self.name}_{kind.lower()}_{self._count}"
 
 
-def _rename(node, rename):
+def rename_in(node, rename):
     """Gives what goes into a node and comes out of it other names, within its branches too."""
     node.input[:], node.output[:] = map(rename, node.input), map(rename, node.output)
     node.name = rename(node.name)
@@ -141,7 +141,7 @@ def _rename(node, rename):
         if attribute.type != onnx.AttributeProto.GRAPH:
             continue
         for inner in attribute.g.node:
-            _rename(inner, rename)
+            rename_in(inner, rename)
         for value in (*attribute.g.initializer, *attribute.g.output):
             value.name = rename(value.name)
 

@@ -122,10 +122,12 @@ def constants(graph):
     """
     from onnx import numpy_helper
 
-    graphs = [graph, *_branches(graph)]
-    known = {w.name: numpy_helper.to_array(w) for each in graphs for w in each.initializer}
+    from keras_diffusion.exporting import smaller
+
+    parts = list(smaller.graphs(graph))
+    known = {w.name: numpy_helper.to_array(w) for part in parts for w in part.initializer}
     makers = {}
-    for node in (node for each in graphs for node in each.node):
+    for node in (node for part in parts for node in part.node):
         if not node.output:
             continue
         inputs = [known.get(name) for name in node.input]
@@ -140,21 +142,9 @@ def constants(graph):
         seen.add(name)
         node = makers[name]
         found.append((node.op_type, [known.get(given) for given in node.input]))
-        made = [out.name for branch in _branches_of(node) for out in branch.output]
+        made = [out.name for a in node.attribute if a.HasField("g") for out in a.g.output]
         waiting += reversed([*node.input, *made])
     return found
-
-
-def _branches(graph):
-    """The graphs within one, in each other too."""
-    for node in graph.node:
-        for branch in _branches_of(node):
-            yield branch
-            yield from _branches(branch)
-
-
-def _branches_of(node):
-    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 def _times(stored, step):

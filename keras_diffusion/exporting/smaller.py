@@ -20,18 +20,19 @@ def shrink(model, precision):
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    for graph in _graphs(made.graph):
+    for graph in graphs(made.graph):
         _shrink(graph, _STORE[precision])
     onnx.checker.check_model(made, full_check=True)
     return made
 
 
-def _graphs(graph):
+def graphs(graph):
+    """A graph and those within it, in each other too."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
+                yield from graphs(attribute.g)
 
 
 def _shrink(graph, store):
