@@ -190,14 +190,16 @@ def _distillation(asked, teacher):
 
 def _matching(asked, teacher, data):
     """A `Matching`, adapted to the data."""
-    read = [classifier.load(path) for path in asked.match]
+    read, last = (
+        [classifier.load(path) for path in paths] for paths in (asked.match, asked.match_last)
+    )
     way = {"spacing": asked.times, "seed": asked.seed, "pool": asked.pool}
-    way["weights"] = classifier.weights(len(read), asked.emphasis)
+    way["weights"] = classifier.weights(len(read), asked.emphasis, last=len(last))
     if asked.refine:
         make, way["width"] = refining.refine, asked.refine
     else:
         make, way["through"] = matching.match, asked.through
-    model = make(teacher, classifier.statistics(*read), **way)
+    model = make(teacher, classifier.statistics(*read, last=last), **way)
     model.adapt(data.x_train, data.y_train, progress=True)
     return model
 

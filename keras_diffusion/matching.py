@@ -20,6 +20,7 @@ from keras_diffusion.training import CLASSES, EPS
 
 _AT_ONCE = 250  # real images whose features are taken together
 _RENEWALS = 4  # at most, of A in a round of the pool: its root takes long where features are many, and C moves slowly
+_OF_CLASS = 10  # times the features' variance; at infinity each class would be matched on its own, but for the covariance
 _BLOCK = 100  # noises of the pool that are made together
 
 
@@ -33,7 +34,8 @@ class Matching(FewSteps):
 
         f -> m* + A (f - m),   A = C*^(1/2) (C*^(1/2) C C*^(1/2))^(-1/2) C*^(1/2),
 
-    says where each image's features belong. A training step draws as many images as its batch has, in all S calls, and the
+    says where each image's features belong. The class counts ten times as much as all features together, so that this is very nearly,
+    for each class, the way from its mean to that of real images of the class, and A that of what varies within the classes. A training step draws as many images as its batch has, in all S calls, and the
     gradient is that of the squared way to where the features that its noises had *before* belong: a regression, which comes to rest
     where the moments are real images'. In a student that hasn't moved since, it is the Fréchet distance's gradient; in one that
     has it holds back all that moves elsewhere, image by image, so that a mean that drifts shows in every batch. (It is friction
@@ -153,9 +155,10 @@ class Matching(FewSteps):
     def _adapt(self, images, labels, *, done):
         """`done` is called with the number of images whose features were taken."""
         real = self._seen(images, done).astype(np.float64)
-        self._scale.assign(self._scales(real))
-        scale = self._scale.numpy()[: real.shape[1]]
-        mean, covariance = self._moments_of(_with_class(real * scale, labels, self.num_classes))
+        scales = self._scales(real)
+        self._scale.assign(scales)
+        known = _with_class(real, labels, self.num_classes)
+        mean, covariance = self._moments_of(scales * known)
         self._real_mean.assign(mean)
         self._real_root.assign(_root(covariance))
         self._draw_pool(0, done)
@@ -253,11 +256,13 @@ class Matching(FewSteps):
             )
 
     def _scales(self, features):
-        """Each group's, by which its total variance is its weight; those of the class are 1."""
+        """Each group's, by which its total variance is its weight, and the class's, by which classes that are equally frequent have
+        `_OF_CLASS` times as much together."""
         groups = np.split(features, np.cumsum(self._sizes)[:-1], axis=1)
         total = [max(float(group.var(axis=0).sum()), 1e-12) for group in groups]
         scales = np.repeat(np.sqrt(np.divide(self.group_weights, total)), self._sizes)
-        return np.concatenate([scales, np.ones(self.num_classes)])
+        known = np.sqrt(_OF_CLASS * sum(self.group_weights))
+        return np.concatenate([scales, np.full(self.num_classes, known)])
 
     def _moments_of(self, features):
         """Mean [F] and covariance [F, F], as if `label_dropout` of the classes were hidden from those that know them."""
@@ -321,7 +326,8 @@ class Matching(FewSteps):
         """
         if not self.num_classes:
             return tf.zeros([count], tf.int32)
-        ends = tf.cumsum(self._real_mean.value[-self.num_classes :])
+        known = slice(-self.num_classes, None)
+        ends = tf.cumsum(self._real_mean.value[known] / self._scale.value[known])
         ends = tf.where(
             ends > 1 - 1e-9, tf.ones_like(ends), ends
         )  # of sums that rounding leaves below 1
@@ -441,7 +447,8 @@ class Matching(FewSteps):
         off = tf.reduce_sum(tf.square(self._own_mean.value - self._real_mean.value))
         real = tf.reduce_sum(tf.square(root))
         way = off + tf.linalg.trace(covariance) + real - 2 * tf.reduce_sum(tf.sqrt(values))
-        return tf.matmul(half, half, transpose_b=True), tf.maximum(way, 0) / real
+        share = tf.maximum(way, 0) / sum(self.group_weights)
+        return tf.matmul(half, half, transpose_b=True), share
 
     def _renew(self, *, due):
         """Finds A and the distance anew where that is due."""

@@ -7,6 +7,7 @@ from keras_diffusion import matching, replicas
 from keras_diffusion.few_steps import check_draws, sampling_copy
 from keras_diffusion.matching import Matching
 from keras_diffusion.nn.refining import (
+    COPY,
     WIDTH,
     has_refiner,
     parts,
@@ -21,8 +22,8 @@ class Refining(Matching):
     """Brings what a student's refiner makes of its images to real ones' features; used as `Matching`.
 
     Of the network (`nn.with_refiner`) the refiner alone is trained, which acts in the last call. So a noise of the pool is
-    drawn once, and x and the output of the last call without the refiner are kept, pool * H * W * C * 8 bytes, saved with the model: a step costs what refiner (of a copy: one call) and
-    features cost. All else is as in `Matching`.
+    drawn once, and x before the last call is kept, and for a small refiner the output of that call too: pool * H * W * C * 4
+    or 8 bytes, saved with the model. A step costs what refiner (of a copy: one call) and features cost. All else is as in `Matching`.
 
     Args:
         network: of `nn.with_refiner`, for the schedule, prediction and last time of this model; what was there before the refiner is
@@ -49,35 +50,38 @@ class Refining(Matching):
         super().__init__(network, schedule, features=features, times=times, pool=pool, **kwargs)
         base.trainable = False
         shape = (self.pool, *self.image_shape)
-        self._x, self._out = (
+        # What the refiner sees of a noise: x before the last call and, but for a copy, what that puts out.
+        self._kept = [
             self.add_weight(
                 shape=shape, dtype="float32", initializer="zeros", trainable=False, name=name
             )
-            for name in ("x", "out")
-        )
+            for name in (("x",) if width_of(network) == COPY else ("x", "out"))
+        ]
 
     def _drawn(self, done):
-        """As `Matching`'s; what goes into the last call, and comes out of it before it is refined, is kept."""
-        found, x, out = self._of_all_blocks(done)
-        self._x.assign(x)
-        self._out.assign(out)
+        """As `Matching`'s; what the refiner sees is kept."""
+        found, *seen = self._of_all_blocks(done)
+        for kept, values in zip(self._kept, seen, strict=True):
+            kept.assign(values)
         return found
 
     def _block_from(self, begin):
-        """(features [N, F], x and output [N, H, W, C] of the last call) as `Matching`'s."""
+        """(features [N, F], what the refiner sees, [N, H, W, C] each) as `Matching`'s."""
         noise, label = self._noises(begin, self._block), self._classes(begin, self._block)
         base, last = parts(self.sampling_network)[0], len(self._plan.t) - 1
         x, _ = self._calls(base, noise, tf.zeros_like(noise), label, range(last))
-        out = self._call(base, last, x, label)
-        images = self._refined(self.sampling_network, x, out, label)
-        return self._joint(images, label), x, out
+        seen = [x]
+        if len(self._kept) > 1:
+            seen.append(self._call(base, last, x, label))
+        images = self._refined(self.sampling_network, label, *seen)
+        return self._joint(images, label), *seen
 
     def _draw_next(self, network, label, count):
         rows = replicas.drawn(self._rows, count)
-        x, out = (tf.gather(kept.value, rows) for kept in (self._x, self._out))
-        return self._refined(network, x, out, label)
+        seen = [tf.gather(kept.value, rows) for kept in self._kept]
+        return self._refined(network, label, *seen)
 
-    def _refined(self, network, x, out, label):
+    def _refined(self, network, label, x, out=None):
         """The images that the last call ends in, refined: [N, H, W, C]."""
         last = len(self._plan.t) - 1
         inputs = {"x": x, "t": self._time(last, x), "label": label}

@@ -20,6 +20,7 @@ class Asked:
         teacher_steps, guidance, guidance_interval: as for `Distillation`.
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
+        match_last: further such files, of which the means of the last block alone are compared.
         pool, through: as for `Matching`.
         emphasis: by how much the means of a classifier's last block count more than its other statistics (`Matching`'s weights).
         refine: width of the refiner that is trained alone (`Refining`), or `settings.COPY`; None: all is.
@@ -35,6 +36,7 @@ class Asked:
     guidance: float = 1.0
     guidance_interval: tuple | None = None
     match: tuple | None = None
+    match_last: tuple = ()
     pool: int | None = None
     through: int | None = None
     emphasis: float = 1.0
@@ -55,11 +57,11 @@ class Asked:
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
-_OF_MATCHING = ("pool", "through", "emphasis", "refine", "optimizer")
+_OF_MATCHING = ("match_last", "pool", "through", "emphasis", "refine", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
 OPTIMIZERS = ("adam", "muon")  # of matching
-_OF_EARLIER = {"emphasis": 1.0}  # what runs did before there was an option
-VERSION = 3  # of what a checkpoint of matching has in it
+_OF_EARLIER = {"emphasis": 1.0, "match_last": []}  # what runs did before there was an option
+VERSION = 4  # of what a checkpoint of matching has in it
 
 
 def resolve(given, record, before=None):
@@ -107,7 +109,8 @@ def _check_matching(given):
     for name in names:
         if name in given:
             option = name.replace("_", "-")
-            raise UserError(f"--{option}: expected none {word} --match, got {given[name]}")
+            got = ",".join(map(str, given[name])) if isinstance(given[name], tuple) else given[name]
+            raise UserError(f"--{option}: expected none {word} --match, got {got}")
     if "refine" in given and "through" in given:
         raise UserError(
             f"--through: expected none with --refine, whose gradient goes through the last call alone, got {given['through']}"
@@ -136,7 +139,7 @@ def _earlier(given, before):
 
 
 def check_readers(asked, data):
-    """Whether the classifiers that a student is matched by (`asked.match`) read such images, and none of them is the judge's own.
+    """Whether the classifiers that a student is matched by read such images, and none of them is the judge's own.
 
     Returns:
         A line that says how well each reads.
@@ -146,13 +149,15 @@ def check_readers(asked, data):
     """
     told = []
     judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
-    for path in asked.match:
+    options = [(path, "--match") for path in asked.match]
+    options += [(path, "--match-last") for path in asked.match_last]
+    for path, option in options:
         found = onnx_classifier.single(
-            path, image_shape=data.image_shape, class_names=data.class_names, option="--match"
+            path, image_shape=data.image_shape, class_names=data.class_names, option=option
         )
         if found.sha256 in judges:
             raise UserError(
-                f"--match: expected another classifier than evaluate.py's judge, got {path}"
+                f"{option}: expected another classifier than evaluate.py's judge, got {path}"
             )
         told.append(f"{path} ({found.says['test_accuracy']:.2%} of its test images read right)")
     return f"matched by {', '.join(told)}"

@@ -27,6 +27,8 @@ def parse(arguments):
     sampling_options.add_guidance(parser, "1")
     matched = "classifiers of train_judge.py: what RUN draws, in its own steps, is brought to real images' features"
     add("--match", type=cli.names, metavar="FILE,...", help=matched)
+    last = "with --match: further ones, of which the means of the last block alone are compared"
+    add("--match-last", type=cli.names, metavar="FILE,...", help=last)
     pool = (
         "noises that an epoch draws from over and over, with --match (20 a feature, at least 2000)"
     )

@@ -87,7 +87,22 @@ def test_the_target_has_the_moments_of_real_images_and_is_as_far_as_the_distance
     expected = distances.frechet_of_moments(own, (mean, covariance))
     way = ((found - target) ** 2).sum(axis=1).mean()
     np.testing.assert_allclose(way, expected, rtol=1e-4)
-    np.testing.assert_allclose(made.distance(), expected / np.trace(covariance), rtol=1e-6)
+    np.testing.assert_allclose(made.distance(), expected / len(made.features.outputs), rtol=1e-6)
+
+
+def test_what_classes_have_of_each_other_counts(drawer, images):
+    """Features that are right in all and wrong in each class are as far away as the classes' means, nearly."""
+    made = make(drawer, images)
+    real = made._joint(images[0], images[1]).numpy()
+    labels, features = images[1], real[:, :5]
+    shifted = np.where(labels < NUM_CLASSES - 1, labels + 1, 0)  # each class as the next
+    known(made, np.concatenate([features, made._scale.numpy()[5:] * np.eye(NUM_CLASSES)[shifted]], axis=1))  # fmt: skip
+    means = np.stack([features[labels == k].mean(axis=0) for k in range(NUM_CLASSES)])
+    shares = np.bincount(labels, minlength=NUM_CLASSES) / len(labels)
+    before = np.roll(means, 1, axis=0)
+    between = (shares * ((means - before) ** 2).sum(axis=1)).sum()
+    assert between > 0.01
+    assert 2 * made.distance() > 0.75 * between
 
 
 @pytest.mark.parametrize(("distance", "rate"), [(0.0, 4e-5), (0.0123, 1.23e-4), (0.5, 1e-3)])
@@ -309,7 +324,8 @@ def test_moments_are_those_of_real_features_with_some_classes_hidden(drawer, ima
     x0, labels = images
     quarters, square = (np.asarray(f, np.float64) for f in made.features(x0, training=False))
     quarters, square = (f / np.sqrt(f.var(axis=0).sum()) for f in (quarters, square))
-    seen = np.concatenate([quarters, square, np.eye(NUM_CLASSES)[labels]], axis=1)
+    class_scale = np.sqrt(10 * 2)  # ten times as much as both groups
+    seen = np.concatenate([quarters, square, class_scale * np.eye(NUM_CLASSES)[labels]], axis=1)
     hidden = np.where(np.arange(8) < 5, seen, 0)
     mean = 0.75 * seen.mean(axis=0) + 0.25 * hidden.mean(axis=0)
     second = 0.75 * seen.T @ seen / 24 + 0.25 * hidden.T @ hidden / 24
@@ -327,7 +343,7 @@ def test_the_moments_begin_as_those_of_what_is_drawn(drawer, images, dropout):
     seen = np.concatenate([np.asarray(f) for f in made.features(drawn, training=False)], axis=1)
     real = np.concatenate([np.asarray(f) for f in made.features(images[0], training=False)], axis=1)
     scale = [1 / np.sqrt(real[:, :4].var(axis=0).sum())] * 4 + [1 / real[:, 4].std()]
-    known = np.eye(NUM_CLASSES + 1)[labels][:, :NUM_CLASSES]
+    known = np.sqrt(20) * np.eye(NUM_CLASSES + 1)[labels][:, :NUM_CLASSES]
     assert (known.sum(axis=1) == 0).sum() == 48 * dropout
     found = np.concatenate([seen * scale, known], axis=1)
     np.testing.assert_allclose(made._remembered.numpy(), found, atol=1e-5)
@@ -472,7 +488,8 @@ def test_groups_of_features_count_as_told(drawer, images, tmp_path):
         found = variance[:4].sum(), variance[4:5].sum()
         assert found == pytest.approx(expected, rel=1e-4)
         shares = np.bincount(images[1], minlength=NUM_CLASSES)[:NUM_CLASSES] / len(images[1])
-        np.testing.assert_allclose(variance[5:], shares * (1 - shares))
+        known = 10 * sum(expected)
+        np.testing.assert_allclose(variance[5:], known * shares * (1 - shares))
     assert again.group_weights == [2, 9]
 
 
@@ -523,6 +540,10 @@ def test_a_classifiers_file_becomes_the_keras_model_that_it_was(path):
     assert len(seen) == 12
     np.testing.assert_allclose(seen[4], features, atol=1e-4)
     np.testing.assert_array_equal(seen[11], seen[5])
+    seen = classifier.statistics(model, last=[model])(x, training=False)
+    assert len(seen) == len(classifier.weights(1, 9, last=1)) == 7
+    np.testing.assert_array_equal(seen[6], seen[4])
+    assert classifier.weights(1, 9, last=1)[4:] == [9, 1, 9]
 
 
 def test_a_classifier_computes_in_keras_policy_and_its_statistics_are_float32():
@@ -596,6 +617,7 @@ def test_distill_refines_a_run(programs, matched, width, rate):
     call, folder = programs
     out = f"refined-{width}"
     words = ("run-distilled", "--match", "reader.onnx", "--refine", str(width), "--out", out)
+    words += ("--match-last", "reader.onnx", "--emphasis", "4")
     more = ("--limit", "300", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "4")
     outcome = call(*words, *more)
     assert f"of real images' variance from them: --rate {rate:g}\n" in outcome.stdout
@@ -606,6 +628,7 @@ def test_distill_refines_a_run(programs, matched, width, rate):
     record = json.loads((folder / out / "run.json").read_text())
     told = record["distilled"]
     assert (told["refine"], told["rate"], told["times"]) == (width, rate, [300.0, 150.0])
+    assert told["match_last"] == ["reader.onnx"]
     assert told["refiner"] == {"width": width, "below": 150.0}
     assert record["network"] == "refined_modulated_unet"
     before, after = (runs.open_model(path / "model.keras") for path in (matched, folder / out))  # fmt: skip
@@ -619,6 +642,8 @@ def test_distill_refines_a_run(programs, matched, width, rate):
         "step-00000008",
         "step-00000009",
     ]  # of epochs of three
+    weights = runs.open_model(checkpoints[0]).group_weights
+    assert weights == [1, 1, 1, 1, 4, 1, 4]
     checkpoints[1].unlink()
     (folder / out / "model.keras").unlink()
     (folder / out / "run.json").write_text(json.dumps({**record, "status": "running"}))
@@ -673,6 +698,8 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--match reader.onnx --teacher-steps 2", "--teacher-steps: expected none with --match"),
         ("--pool 300", "--pool: expected none without --match, got 300"),
         ("--refine 8", "--refine: expected none without --match, got 8"),
+        ("--match-last a,b", "--match-last: expected none without --match, got a,b"),
+        ("--match reader.onnx --match-last run", "--match-last: "),
         ("--emphasis 9", "--emphasis: expected none without --match, got 9.0"),
         ("--refine copy", "--refine: expected none without --match, got copy"),
         ("--refine sofa", "--refine: expected copy or an integer in 1..1024, got 'sofa'"),

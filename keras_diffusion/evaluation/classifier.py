@@ -162,25 +162,36 @@ def _weights(path):
     return found, (value(product.input[1]), value(bias))
 
 
-def statistics(*models):
+def statistics(*models, last=()):
     """What an image looks like to classifiers: the features that a student can be matched by.
 
     Args:
         models: as from `build`, of the same images.
+        last: further ones, of which the means of the last block alone are looked at.
 
     Returns:
-        `keras.Model` from images to a list, for each classifier: mean and standard deviation over the image of what each block
-        puts out, float32 whatever the policy. To be called with `training=False`.
+        `keras.Model` from images to a list, for each of `models`: mean and standard deviation over the image of what each block
+        puts out; then, for each of `last`: the means of its last; float32 whatever the policy. To be called with `training=False`.
     """
-    inputs = keras.Input(models[0].input.shape[1:], name="x")
-    seen = [_statistics(model, f"statistics{k}")(inputs) for k, model in enumerate(models)]
-    return keras.Model(inputs, [found for some in seen for found in some], name="statistics")
+    inputs = keras.Input([*models, *last][0].input.shape[1:], name="x")
+    found = []
+    for k, model in enumerate(models):
+        found += _statistics(model, f"statistics{k}")(inputs)
+    for k, model in enumerate(last):
+        found.append(_means(model, f"means{k}")(inputs))
+    return keras.Model(inputs, found, name="statistics")
 
 
-def weights(count, emphasis):
+def weights(count, emphasis, *, last=0):
     """How much each of the `statistics` of so many classifiers counts: the means of a last block, which are what a judge compares,
     `emphasis`, the others 1."""
-    return [1.0, 1.0, 1.0, 1.0, float(emphasis), 1.0] * count
+    emphasis = float(emphasis)
+    return [1.0, 1.0, 1.0, 1.0, emphasis, 1.0] * count + [emphasis] * last
+
+
+def _means(model, name):
+    """A classifier's features, the means of its last block, as a model of their own."""
+    return keras.Model(model.input, keras.ops.cast(model.output["features"], "float32"), name=name)
 
 
 def _statistics(model, name):

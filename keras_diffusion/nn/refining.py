@@ -189,10 +189,10 @@ def both(network, inputs):
     return plain, _refined(estimates, refiner, inputs, plain)
 
 
-def refined_image(network, inputs, out):
+def refined_image(network, inputs, out=None):
     """The image [N, H, W, C] in [0, 1] that the output of a network's base means once it is refined, at a time where it is.
 
-    What a sampler makes of the network's output then, but to rounding, which decides of a black pixel whether it has a gradient.
+    A copy asks for no such output. What a sampler makes of the network's output then, but to rounding, which decides of a black pixel whether it has a gradient.
     """
     _, estimates, refiner = parts(network)
     if _is_copy(refiner):
