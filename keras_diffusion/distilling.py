@@ -193,6 +193,9 @@ def _matching(asked, teacher, data):
     read, last = (
         [classifier.load(path) for path in paths] for paths in (asked.match, asked.match_last)
     )
+    if asked.thinned:
+        several = [model for model in last for _ in range(asked.thinned)]
+        last = [classifier.thinned(model, [asked.seed, k]) for k, model in enumerate(several)]
     way = {"spacing": asked.times, "seed": asked.seed, "pool": asked.pool}
     way["weights"] = classifier.weights(len(read), asked.emphasis, last=len(last))
     if asked.refine:

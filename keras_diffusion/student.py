@@ -21,6 +21,7 @@ class Asked:
         match: files of classifiers by whose features the student is matched with real images; it has no teacher then, but what it
             begins as.
         match_last: further such files, of which the means of the last block alone are compared.
+        thinned: how many thinned networks of each of these are looked at in its place, other ones for each seed; 0: the whole one.
         pool, through: as for `Matching`.
         emphasis: by how much the means of a classifier's last block count more than its other statistics (`Matching`'s weights).
         refine: width of the refiner that is trained alone (`Refining`), or `settings.COPY`; None: all is.
@@ -37,6 +38,7 @@ class Asked:
     guidance_interval: tuple | None = None
     match: tuple | None = None
     match_last: tuple = ()
+    thinned: int = 0
     pool: int | None = None
     through: int | None = None
     emphasis: float = 1.0
@@ -57,10 +59,14 @@ class Asked:
 
 
 _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
-_OF_MATCHING = ("match_last", "pool", "through", "emphasis", "refine", "optimizer")
+_OF_MATCHING = ("match_last", "thinned", "pool", "through", "emphasis", "refine", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
 OPTIMIZERS = ("adam", "muon")  # of matching
-_OF_EARLIER = {"emphasis": 1.0, "match_last": []}  # what runs did before there was an option
+_OF_EARLIER = {
+    "emphasis": 1.0,
+    "match_last": [],
+    "thinned": 0,
+}  # what runs did before there was an option
 VERSION = 4  # of what a checkpoint of matching has in it
 
 
@@ -111,6 +117,8 @@ def _check_matching(given):
             option = name.replace("_", "-")
             got = ",".join(map(str, given[name])) if isinstance(given[name], tuple) else given[name]
             raise UserError(f"--{option}: expected none {word} --match, got {got}")
+    if "thinned" in given and "match_last" not in given:
+        raise UserError(f"--thinned: expected none without --match-last, got {given['thinned']}")
     if "refine" in given and "through" in given:
         raise UserError(
             f"--through: expected none with --refine, whose gradient goes through the last call alone, got {given['through']}"

@@ -546,6 +546,30 @@ def test_a_classifiers_file_becomes_the_keras_model_that_it_was(path):
     assert classifier.weights(1, 9, last=1)[4:] == [9, 1, 9]
 
 
+def test_a_thinned_classifier_goes_without_a_fifth_of_what_goes_from_block_to_block():
+    x = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
+    model = classifier.load(SHIPPED[0])
+    h, whole, left_out = x, classifier.thinned(model, 3), {}
+    for layer in model.layers[1:]:
+        if layer.name in ("dropout1", "dropout2"):
+            k = int(layer.name[-1])
+            given = next(one.kernel for one in whole.layers if one.name.startswith(f"block{k}"))
+            found = np.abs(given).max(axis=(0, 1, 3)) > 0
+            left_out[k] = (~found).sum() / len(found)
+            h = h * found / 0.8
+        else:
+            h = layer(h, training=False) if layer.name != "dropout" else h
+        if layer.name == "features":
+            break
+    assert [left_out[k] for k in (1, 2)] == [pytest.approx(0.2, abs=0.02)] * 2
+    seen = whole(x, training=False)["features"]
+    np.testing.assert_allclose(seen, h, atol=1e-4)
+    np.testing.assert_array_equal(classifier.thinned(model, 3)(x, training=False)["features"], seen)
+    other = classifier.thinned(model, 4)(x, training=False)["features"]
+    assert np.abs(other - seen).max() > 0.01
+    np.testing.assert_array_equal(model.get_weights()[0], classifier.load(SHIPPED[0]).get_weights()[0])  # fmt: skip
+
+
 def test_a_classifier_computes_in_keras_policy_and_its_statistics_are_float32():
     x = np.random.default_rng(0).random((50, 28, 28, 1), np.float32)
     exact = classifier.statistics(classifier.load(SHIPPED[0]))(x, training=False)
@@ -617,7 +641,7 @@ def test_distill_refines_a_run(programs, matched, width, rate):
     call, folder = programs
     out = f"refined-{width}"
     words = ("run-distilled", "--match", "reader.onnx", "--refine", str(width), "--out", out)
-    words += ("--match-last", "reader.onnx", "--emphasis", "4")
+    words += ("--match-last", "reader.onnx", "--thinned", "2", "--emphasis", "4")
     more = ("--limit", "300", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "4")
     outcome = call(*words, *more)
     assert f"of real images' variance from them: --rate {rate:g}\n" in outcome.stdout
@@ -643,7 +667,7 @@ def test_distill_refines_a_run(programs, matched, width, rate):
         "step-00000009",
     ]  # of epochs of three
     weights = runs.open_model(checkpoints[0]).group_weights
-    assert weights == [1, 1, 1, 1, 4, 1, 4]
+    assert weights == [1, 1, 1, 1, 4, 1, 4, 4]
     checkpoints[1].unlink()
     (folder / out / "model.keras").unlink()
     (folder / out / "run.json").write_text(json.dumps({**record, "status": "running"}))
@@ -699,7 +723,11 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
         ("--pool 300", "--pool: expected none without --match, got 300"),
         ("--refine 8", "--refine: expected none without --match, got 8"),
         ("--match-last a,b", "--match-last: expected none without --match, got a,b"),
-        ("--match reader.onnx --match-last run", "--match-last: "),
+        ("--match a --thinned 2", "--thinned: expected none without --match-last, got 2"),
+        (
+            f"--match reader.onnx --match-last {SHIPPED[0]}",
+            "--match-last: expected another classifier than evaluate.py's judge",
+        ),
         ("--emphasis 9", "--emphasis: expected none without --match, got 9.0"),
         ("--refine copy", "--refine: expected none without --match, got copy"),
         ("--refine sofa", "--refine: expected copy or an integer in 1..1024, got 'sofa'"),

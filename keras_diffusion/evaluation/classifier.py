@@ -11,6 +11,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 SHIFT = 0.08  # of the side: two pixels of 28
 TURN = 0.03  # of a full turn: 11 degrees
+LEFT_OUT = 0.2  # of the channels between blocks, of a thinned network
 
 
 def build(image_shape, num_classes, *, flip=False, width=32):
@@ -160,6 +161,36 @@ def _weights(path):
     (added,) = (node for node in graph.node if product.output[0] in node.input)
     (bias,) = (name for name in added.input if name != product.output[0])
     return found, (value(product.input[1]), value(bias))
+
+
+def thinned(model, seed):
+    """A classifier's network without a fifth of the channels that go from block to block, the others raised to make up for them.
+
+    It sees otherwise than the whole, and reads nearly as well: one more classifier without training.
+
+    Args:
+        model: as from `build`.
+        seed: of the channels that are left out.
+
+    Returns:
+        `keras.Model`, likewise.
+
+    Reference: Srivastava et al. 2014, "Dropout": what is trained is all thinned networks.
+    """
+    made = keras.models.clone_model(model)
+    made.set_weights(model.get_weights())
+    rng = np.random.default_rng(seed)
+    for k in (1, 2):
+        convolution = next(
+            one
+            for one in made.layers
+            if isinstance(one, keras.layers.Conv2D) and one.name.startswith(f"block{k}")
+        )
+        channels = convolution.kernel.shape[2]
+        raised = np.full(channels, 1 / (1 - LEFT_OUT), np.float32)
+        raised[rng.permutation(channels)[: round(LEFT_OUT * channels)]] = 0
+        convolution.kernel.assign(convolution.kernel * raised[:, None])
+    return made
 
 
 def statistics(*models, last=()):
