@@ -72,8 +72,8 @@ def describe(record):
     if runs.DISTILLED in record:
         distilled = record[runs.DISTILLED]
         told[runs.DISTILLED] = {**distilled, "data": _last_name(distilled.get("data"))}
-        if "match" in distilled:
-            told[runs.DISTILLED]["match"] = [_last_name(path) for path in distilled["match"]]
+        for name in {"match", "match_last"} & set(distilled):
+            told[runs.DISTILLED][name] = [_last_name(path) for path in distilled[name]]
     return told
 
 

@@ -20,7 +20,7 @@ from keras_diffusion.training import CLASSES, EPS
 
 _AT_ONCE = 250  # real images whose features are taken together
 _RENEWALS = 4  # at most, of A in a round of the pool: its root takes long where features are many, and C moves slowly
-_OF_CLASS = 10  # times the features' variance; at infinity each class would be matched on its own, but for the covariance
+_OF_CLASS = 10  # the square of what tells a class, in units of the features' variance; without end means would be matched by class
 _BLOCK = 100  # noises of the pool that are made together
 
 
@@ -34,8 +34,9 @@ class Matching(FewSteps):
 
         f -> m* + A (f - m),   A = C*^(1/2) (C*^(1/2) C C*^(1/2))^(-1/2) C*^(1/2),
 
-    says where each image's features belong. The class counts ten times as much as all features together, so that this is very nearly,
-    for each class, the way from its mean to that of real images of the class, and A that of what varies within the classes. A training step draws as many images as its batch has, in all S calls, and the
+    says where each image's features belong. The class counts some ten times as much as all features together, so that this is very
+    nearly, for each class, the way from its mean to that of real images of the class, and A that of what varies within the classes
+    (images without a class are nearly one more class). A training step draws as many images as its batch has, in all S calls, and the
     gradient is that of the squared way to where the features that its noises had *before* belong: a regression, which comes to rest
     where the moments are real images'. In a student that hasn't moved since, it is the Fréchet distance's gradient; in one that
     has it holds back all that moves elsewhere, image by image, so that a mean that drifts shows in every batch. (It is friction
@@ -193,8 +194,8 @@ class Matching(FewSteps):
         self._renew(due=tf.constant(True))
 
     def distance(self):
-        """How far what the pool's noises become is from real images: the squared Fréchet distance of their features, as a share of
-        the real ones' total variance, both by the weights of the features' groups. By what is remembered: up to a round of the pool late.
+        """How far what the pool's noises become is from real images: the squared Fréchet distance of features and class, as a share of
+        the real features' total variance, both by the weights of the features' groups. By what is remembered: up to a round of the pool late.
 
         Raises:
             ValueError: before `adapt`.
@@ -256,8 +257,7 @@ class Matching(FewSteps):
             )
 
     def _scales(self, features):
-        """Each group's, by which its total variance is its weight, and the class's, by which classes that are equally frequent have
-        `_OF_CLASS` times as much together."""
+        """Each group's, by which its total variance is its weight, and the class's."""
         groups = np.split(features, np.cumsum(self._sizes)[:-1], axis=1)
         total = [max(float(group.var(axis=0).sum()), 1e-12) for group in groups]
         scales = np.repeat(np.sqrt(np.divide(self.group_weights, total)), self._sizes)
@@ -269,7 +269,7 @@ class Matching(FewSteps):
         seen = np.ones(features.shape[1])
         seen[features.shape[1] - self.num_classes :] = 1 - self.label_dropout
         mean, square = features.mean(axis=0), features.T @ features / len(features)
-        # A class's square is itself, so that being seen counts once in it.
+        # A class's square is its scale times itself, so that being seen counts once in it.
         mean, square = seen * mean, square * np.minimum.outer(seen, seen)
         return mean, square - np.outer(mean, mean)
 

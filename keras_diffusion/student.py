@@ -62,11 +62,6 @@ _OF_A_TEACHER = ("teacher_steps", "guidance", "guidance_interval")
 _OF_MATCHING = ("match_last", "thinned", "pool", "through", "emphasis", "refine", "optimizer")
 _MATCHING = {"epochs": 1, "batch_size": 100, "rate": None}  # in place of the defaults above
 OPTIMIZERS = ("adam", "muon")  # of matching
-_OF_EARLIER = {
-    "emphasis": 1.0,
-    "match_last": [],
-    "thinned": 0,
-}  # what runs did before there was an option
 VERSION = 4  # of what a checkpoint of matching has in it
 
 
@@ -115,8 +110,7 @@ def _check_matching(given):
     for name in names:
         if name in given:
             option = name.replace("_", "-")
-            got = ",".join(map(str, given[name])) if isinstance(given[name], tuple) else given[name]
-            raise UserError(f"--{option}: expected none {word} --match, got {got}")
+            raise UserError(f"--{option}: expected none {word} --match, got {_said(given[name])}")
     if "thinned" in given and "match_last" not in given:
         raise UserError(f"--thinned: expected none without --match-last, got {given['thinned']}")
     if "refine" in given and "through" in given:
@@ -136,14 +130,21 @@ def _earlier(given, before):
         )
     for name, now in given.items():
         plain = list(now) if isinstance(now, tuple) else now
-        if was.get(name, _OF_EARLIER.get(name)) != plain:
+        if was.get(name) != plain:
             option = "spacing" if name == "times" else name.replace("_", "-")
             raise UserError(
-                f"--resume: --{option} was {was.get(name)} in this run and is {plain} now"
+                f"--resume: --{option} was {_said(was.get(name))} in this run and is {_said(plain)} now"
             )
     names = [field.name for field in dataclasses.fields(Asked) if field.name in was]
     kept = {name: was[name] for name in names}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+
+
+def _said(value):
+    """A value as on a command line."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "not given"
+    return str(value)
 
 
 def check_readers(asked, data):
@@ -167,5 +168,8 @@ def check_readers(asked, data):
             raise UserError(
                 f"{option}: expected another classifier than evaluate.py's judge, got {path}"
             )
-        told.append(f"{path} ({found.says['test_accuracy']:.2%} of its test images read right)")
+        part = "; its last block alone" if option == "--match-last" else ""
+        part += f", of {asked.thinned} thinned networks" if part and asked.thinned else ""
+        reads = f"{found.says['test_accuracy']:.2%} of its test images read right"
+        told.append(f"{path} ({reads}{part})")
     return f"matched by {', '.join(told)}"

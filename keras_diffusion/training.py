@@ -156,11 +156,12 @@ class DiffusionModel(keras.Model):
         return network(inputs, training=training)
 
     def _call_where_due(self, x, t, label):
-        """As `denoise`; a refiner isn't computed where all images are at times at which it doesn't act."""
+        """As `denoise`, of images that are all at one time; of a refiner, and of what a copy stands in place of, only what acts is computed."""
         network = self.sampling_network
         if not refining.has_refiner(network):
             return self.denoise(x, t, label)
         base, estimates, _ = refining.parts(network)
+        network = refining.refined_alone(network)
         acts = tf.reduce_any(t * self.schedule.num_train_steps <= estimates.upper)
 
         def output(network):

@@ -30,7 +30,7 @@ def parse(arguments):
     last = "with --match: further ones, of which the means of the last block alone are compared"
     add("--match-last", type=cli.names, metavar="FILE,...", help=last)
     thinned = "in place of each of these, K networks of it without a fifth of the channels between blocks, others for each --seed (0: the whole one)"
-    add("--thinned", type=cli.integer(0, 100), metavar="K", help=thinned)
+    add("--thinned", type=cli.integer(0, 10), metavar="K", help=thinned)
     pool = (
         "noises that an epoch draws from over and over, with --match (20 a feature, at least 2000)"
     )

@@ -86,11 +86,13 @@ def test_a_run_becomes_files(run, main, monkeypatch, capsys):
 
 
 def test_it_goes_into_the_run_and_names_no_path_of_this_machine(run, main, monkeypatch):
-    distilled = {"times": [30.0], "data": "/home/me/secret/mnist.npz"}
+    paths = {"match": ["/home/me/secret/a.onnx"], "match_last": ["/secret/b.onnx", "c.onnx"]}
+    distilled = {"times": [30.0], "data": "/home/me/secret/mnist.npz", **paths}
     pathlib.Path("run/run.json").write_text(json.dumps({**RECORD, "distilled": distilled}))
     call(main, monkeypatch, "run")
     spec = onnx_model.load("run/export/sampler.onnx").spec
-    assert spec.training["distilled"] == {"times": [30.0], "data": "mnist.npz"}
+    names = {"match": ["a.onnx"], "match_last": ["b.onnx", "c.onnx"]}
+    assert spec.training["distilled"] == {"times": [30.0], "data": "mnist.npz", **names}
     assert "mnist.npz" in spec.to_json() and "secret" not in spec.to_json()
     assert sorted(os.listdir("run")) == ["export", "model.keras", "run.json"]
 

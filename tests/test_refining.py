@@ -112,6 +112,7 @@ def test_a_matching_calls_a_refiner_in_the_last_call_alone(drawer):
         assert acts[-1] is made.network
         base = refining.parts(made.network)[0] if network is refined else made.network
         assert len(acts) == len(TIMES) and all(one is base for one in acts[:-1])
+        assert refining.refined_alone(refined) is refined  # a small one needs what it refines
         noise = tf.random.stateless_normal([3, *IMAGE_SHAPE], [1, 2])
         label, x, x0 = tf.constant([0, 1, 2]), noise, tf.zeros_like(noise)
         for call in range(len(TIMES)):
@@ -320,16 +321,17 @@ def test_a_model_draws_with_its_refiner_in_the_last_call_alone(drawer, width, mo
     expected = whole.sample([0, 1, 2], **asked)
     np.testing.assert_allclose(model.sample([0, 1, 2], **asked), expected, atol=1e-6)
     base, _, refiner = refining.parts(network)
-    rough_before = refiner.get_weights()
-    for t, one in (([60, 31], base), ([60, 30], network)):
+    for t, acts in ((31, [base]), (30, [refiner] if width == settings.COPY else [base, refiner])):
         x, label = tf.ones((2, *IMAGE_SHAPE)), tf.constant([0, 1])
-        t = tf.constant(np.float32(t) / T)
-        refiner.set_weights([np.full_like(weight, np.nan) for weight in rough_before])
+        t = tf.constant(np.float32([t, t]) / T)
         found = model._call_where_due(x, t, label).numpy()
-        assert np.isfinite(found).all() == (one is base)
-        refiner.set_weights(rough_before)
-        found = model._call_where_due(x, t, label).numpy()
-        np.testing.assert_array_equal(found, one({"x": x, "t": t, "label": label}))
+        np.testing.assert_allclose(found, network({"x": x, "t": t, "label": label}), atol=1e-6)
+        for part in (base, refiner):
+            before = part.get_weights()
+            part.set_weights([np.full_like(weight, np.nan) for weight in before])
+            spoilt = model._call_where_due(x, t, label).numpy()
+            assert np.isfinite(spoilt).all() == (part not in acts)
+            part.set_weights(before)
 
 
 def convolutions(network, least=0):
@@ -338,10 +340,21 @@ def convolutions(network, least=0):
     return sum(np.prod(one.kernel.shape) >= least for one in found)
 
 
-def branch(model):
-    """What of an exported network is computed only where its refiner acts."""
-    (made,) = (a.g for n in model.graph.node for a in n.attribute if a.name == "then_branch")
-    return made
+def branches(model):
+    """What of an exported network is computed only where its refiner acts and, of a copy, only where the network itself does."""
+    return [a.g for n in model.graph.node for a in n.attribute if a.name == "then_branch"]
+
+
+def spoilt(model, part):
+    """An exported network with kernels that aren't numbers in one of its branches."""
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    for weight in branches(broken)[part].initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.ndim == 4 and array.dtype == np.float32:  # a kernel
+            bad = onnx.numpy_helper.from_array(np.full_like(array, np.nan), weight.name)
+            weight.CopyFrom(bad)
+    return onnxruntime.InferenceSession(broken.SerializeToString())
 
 
 @KINDS
@@ -352,9 +365,11 @@ def test_an_exported_refiner_runs_in_the_calls_that_it_acts_in_alone(drawer, wid
     base, _, refiner = refining.parts(network)
     whole = denoiser.to_onnx(network, denoiser.signature(model))
     kinds = [node.op_type for node in whole.graph.node]
-    assert (kinds.count("If"), kinds.count("Conv")) == (1, convolutions(base))
-    within = [node.op_type for node in branch(whole).node]
-    assert within.count("Conv") == convolutions(refiner)
+    copied = width == settings.COPY
+    assert kinds.count("If") == (2 if copied else 1)
+    assert kinds.count("Conv") == (0 if copied else convolutions(base))
+    within = [[node.op_type for node in part.node].count("Conv") for part in branches(whole)]
+    assert within == [convolutions(one) for one in ([refiner, base] if copied else [refiner])]
     rng = np.random.default_rng(0)
     x = rng.normal(0.3, 0.8, (3, *IMAGE_SHAPE)).astype(np.float32)
     label = np.array([0, 2, NUM_CLASSES], np.int32)
@@ -368,16 +383,10 @@ def test_an_exported_refiner_runs_in_the_calls_that_it_acts_in_alone(drawer, wid
             if precision == "float32":
                 acts = np.abs(found - base(inputs)).max(axis=(1, 2, 3)) > 0.01
                 assert acts.tolist() == [time <= 30 for time in t]
-    broken = onnx.ModelProto()
-    broken.CopyFrom(whole)
-    for weight in branch(broken).initializer:
-        array = onnx.numpy_helper.to_array(weight)
-        if array.ndim == 4 and array.dtype == np.float32:  # a kernel
-            spoilt = onnx.numpy_helper.from_array(np.full_like(array, np.nan), weight.name)
-            weight.CopyFrom(spoilt)
-    session = onnxruntime.InferenceSession(broken.SerializeToString())
-    for t in ([100, 60, 31], [100, 60, 30]):
-        (found,) = session.run(None, {"x": x, "t": np.float32(t) / T, "label": label})
-        assert np.isfinite(found).all() == (min(t) > 30)
-    stored = [weight.data_type for weight in branch(graph).initializer]  # of the last, in int8
+    for part, runs in enumerate([min, max][: len(branches(whole))]):
+        session = spoilt(whole, part)
+        for t in ([100, 60, 31], [30, 20, 30], [100, 60, 30]):
+            (found,) = session.run(None, {"x": x, "t": np.float32(t) / T, "label": label})
+            assert np.isfinite(found).all() == (runs(t) > 30 if runs is min else runs(t) <= 30)
+    stored = [weight.data_type for weight in branches(graph)[0].initializer]  # of the last, in int8
     assert stored.count(onnx.TensorProto.INT8) >= convolutions(refiner, least=64)

@@ -1,4 +1,4 @@
-"""A part of a graph that is computed only where it is needed: a refiner's, in the calls that it has a say in."""
+"""Parts of a graph that are computed only where they are needed: a refiner, in the calls that it has a say in."""
 
 import numpy as np
 import onnx
@@ -23,32 +23,86 @@ def where_due(model, *, plain, below):
     whole = model.graph
     out, _ = whole.output
     shared = _needed(whole, plain)
-    inside = [node for node in whole.node if not shared.intersection(node.output)]
-    outside = [node for node in whole.node if shared.intersection(node.output)]
-    used = {name for node in outside for name in node.input}
-    inner = [weight for weight in whole.initializer if weight.name not in used]
-    outer = [weight for weight in whole.initializer if weight.name in used]
-    limit = numpy_helper.from_array(np.float32(below * (1 + _SLACK)), "due_below")
-    done, as_it_was = (_named(out, name) for name in ("out_refined", "out_plain"))
-    then = helper.make_graph(
-        [*inside, helper.make_node("Identity", [out.name], [done.name])],
-        "refined",
-        [],
-        [done],
-        initializer=inner,
-    )
-    otherwise = helper.make_graph(
-        [helper.make_node("Identity", [plain], [as_it_was.name])], "plain", [], [as_it_was]
-    )
-    for node in then.node:  # `If` has the name outside
-        graph.rename_in(node, lambda name: "out_inside" if name == out.name else name)
+    limit = _limit(below)
+    parts = _Parts(whole, [_needed(whole, out.name) - shared])
     nodes = [
-        *outside,
+        *parts.outside,
         helper.make_node("ReduceMin", ["t"], ["due_least"], keepdims=0),
         helper.make_node("LessOrEqual", ["due_least", limit.name], ["due"]),
-        helper.make_node("If", ["due"], [out.name], then_branch=then, else_branch=otherwise),
+        parts.branch(0, "due", out, out.name, otherwise=plain),
     ]
-    made = helper.make_graph(nodes, whole.name, whole.input, [out], initializer=[*outer, limit])
+    return _model(whole, nodes, [*parts.outer, limit], out)
+
+
+def where_instead(model, *, plain, below):
+    """A graph with two `If`s: its first output where t is at most `below`, the second elsewhere, each computed where an image needs it.
+
+    Args, Returns: as for `where_due`, but that the first output is anything where t is larger, and there is an input x of its shape.
+    """
+    whole = model.graph
+    out, other = whole.output
+    limit = _limit(below)
+    column = numpy_helper.from_array(np.array([-1, 1, 1, 1], np.int64), "due_column")
+    late, early = (_needed(whole, name) for name in (out.name, plain))
+    parts = _Parts(whole, [late - early, early - late])
+    nodes = [
+        *parts.outside,
+        helper.make_node("ReduceMin", ["t"], ["due_least"], keepdims=0),
+        helper.make_node("LessOrEqual", ["due_least", limit.name], ["due"]),
+        helper.make_node("ReduceMax", ["t"], ["due_most"], keepdims=0),
+        helper.make_node("Greater", ["due_most", limit.name], ["undue"]),
+        parts.branch(0, "due", out, "due_out", otherwise="x"),
+        parts.branch(1, "undue", other, "undue_out", otherwise="x"),
+        helper.make_node("LessOrEqual", ["t", limit.name], ["due_each"]),
+        helper.make_node("Reshape", ["due_each", column.name], ["due_images"]),
+        helper.make_node("Where", ["due_images", "due_out", "undue_out"], [out.name]),
+    ]
+    return _model(whole, nodes, [*parts.outer, limit, column], out)
+
+
+class _Parts:
+    """A graph's nodes and weights: those of some branches, and those outside.
+
+    Args:
+        whole: `onnx.GraphProto`.
+        computed: for each branch the names that are computed in it alone.
+    """
+
+    def __init__(self, whole, computed):
+        self.inside = [[n for n in whole.node if names.intersection(n.output)] for names in computed]  # fmt: skip
+        every = set().union(*computed)
+        self.outside = [node for node in whole.node if not every.intersection(node.output)]
+        used = [{name for node in nodes for name in node.input} for nodes in (*self.inside, self.outside)]  # fmt: skip
+        places = [[k for k, names in enumerate(used) if w.name in names] for w in whole.initializer]
+        pairs = list(zip(whole.initializer, places, strict=True))
+        self.outer = [w for w, used_by in pairs if used_by not in ([k] for k in range(len(computed)))]  # fmt: skip
+        self.inner = [[w for w, used_by in pairs if used_by == [k]] for k in range(len(computed))]
+
+    def branch(self, k, condition, value, name, *, otherwise):
+        """An `If`: a branch's `value` (`ValueInfoProto`) as `name` where the condition holds, another value elsewhere."""
+        found, other = (_named(value, f"{name}_{word}") for word in ("found", "otherwise"))
+        then = helper.make_graph(
+            [*self.inside[k], helper.make_node("Identity", [value.name], [found.name])],
+            f"{name}_due",
+            [],
+            [found],
+            initializer=self.inner[k],
+        )
+        within = {made for node in self.inside[k] for made in node.output}
+        for node in then.node:  # names that stand outside too
+            graph.rename_in(node, lambda was: f"{was}_inside" if was == value.name and was in within else was)  # fmt: skip
+        plain = helper.make_graph(
+            [helper.make_node("Identity", [otherwise], [other.name])], f"{name}_undue", [], [other]
+        )
+        return helper.make_node("If", [condition], [name], then_branch=then, else_branch=plain)
+
+
+def _limit(below):
+    return numpy_helper.from_array(np.float32(below * (1 + _SLACK)), "due_below")
+
+
+def _model(whole, nodes, weights, out):
+    made = helper.make_graph(nodes, whole.name, whole.input, [out], initializer=weights)
     return graph.model(made, metadata={})
 
 

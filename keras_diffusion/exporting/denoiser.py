@@ -41,7 +41,8 @@ def to_onnx(network, specs, *, branches=True):
     Args:
         network: functional Keras model in float32.
         specs: as `signature` gives them.
-        branches: whether a refiner (`nn.with_refiner`) is computed only where one of the images is at a time at which it acts.
+        branches: whether a refiner (`nn.with_refiner`) is computed only where one of the images is at a time at which it acts, and
+            what a copy stands in place of only where one isn't.
 
     Returns:
         `onnx.ModelProto` of opset 18, without BatchNormalization where a convolution stands before it.
@@ -53,12 +54,14 @@ def to_onnx(network, specs, *, branches=True):
         made = convert(_with_plain(network, specs), specs, ["out", "plain"], name="denoiser")
         _, estimates, _ = refining.parts(network)
         below = estimates.upper / estimates.schedule.num_train_steps
-        return branching.where_due(made, plain="plain", below=below)
+        copied = refining.width_of(network) == refining.COPY
+        branch = branching.where_instead if copied else branching.where_due
+        return branch(made, plain="plain", below=below)
     return convert(function(network, specs), specs, ["out"], name="denoiser")
 
 
 def _with_plain(network, specs):
-    """As `function`; what the network put out without its refiner is a second output, plain."""
+    """As `function`, at times at which its refiner acts; what the network puts out without it is a second output, plain."""
 
     def denoise(*inputs):
         with blocks.as_operations():

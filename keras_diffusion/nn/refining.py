@@ -1,5 +1,6 @@
 """A network behind a denoiser, a small one or its copy: it works over the image that the last call would end in."""
 
+import functools
 import zlib
 
 import keras
@@ -169,11 +170,20 @@ def parts(network):
 
 
 def acting(network, t):
-    """What of a network decides its output at t, of 0..T: where its refiner changes nothing, what it was made of."""
+    """What of a network decides its output at t, of 0..T, to be called as it is: where its refiner changes nothing, what it was
+    made of, and where that is a copy, the copy."""
     if not has_refiner(network):
         return network
     base, estimates, _ = parts(network)
-    return network if t <= estimates.upper else base
+    return refined_alone(network) if t <= estimates.upper else base
+
+
+def refined_alone(network):
+    """What decides a network's output at all times at which its refiner acts, to be called as it is: of a copy that alone."""
+    _, estimates, refiner = parts(network)
+    if not _is_copy(refiner):
+        return network
+    return functools.partial(_said_by_copy, estimates, refiner)
 
 
 def width_of(network):
@@ -183,9 +193,14 @@ def width_of(network):
 
 
 def both(network, inputs):
-    """What a network of `with_refiner` puts out in inference without its refiner, and with it: float32 [N, H, W, C] each."""
+    """What a network of `with_refiner` puts out in inference without its refiner, and where that acts: float32 [N, H, W, C] each.
+
+    Only what a small refiner puts out needs the one without, and is that at all other times.
+    """
     base, estimates, refiner = parts(network)
     plain = tf.cast(base(inputs, training=False), tf.float32)
+    if _is_copy(refiner):
+        return plain, _said_by_copy(estimates, refiner, inputs, training=False)
     return plain, _refined(estimates, refiner, inputs, plain)
 
 
@@ -204,14 +219,17 @@ def refined_image(network, inputs, out=None):
 
 def _refined(estimates, refiner, inputs, out):
     """The output [N, H, W, C] of a network for these inputs, once the image that it means is refined: float32."""
-    x0, eps, out, gain = estimates(inputs["x"], inputs["t"], out)
+    x0, eps, said, gain = estimates(inputs["x"], inputs["t"], out)
     if _is_copy(refiner):
-        image = estimates(inputs["x"], inputs["t"], refiner(inputs))[0]
-        change = keras.layers.Subtract(dtype="float32", name="image_change")([image, x0])
-    else:
-        change = refiner(_seen(x0, eps, inputs))
+        return keras.ops.where(gain != 0, _said_by_copy(estimates, refiner, inputs), said)
+    change = refiner(_seen(x0, eps, inputs))
     change = keras.layers.Multiply(dtype="float32", name="change")([gain, change])
-    return keras.layers.Add(dtype="float32", name="refined_out")([out, change])
+    return keras.layers.Add(dtype="float32", name="refined_out")([said, change])
+
+
+def _said_by_copy(estimates, refiner, inputs, training=None):
+    """The output [N, H, W, C] that says the image, within [0, 1], that a copy's output says: float32."""
+    return estimates(inputs["x"], inputs["t"], refiner(inputs, training=training))[2]
 
 
 def _is_copy(refiner):
