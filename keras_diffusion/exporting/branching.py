@@ -6,7 +6,7 @@ from onnx import helper, numpy_helper
 
 from keras_diffusion.exporting import graph
 
-_SLACK = 1e-6  # of the time, for float32; where the part runs in vain it changes nothing
+_SLACK = 1e-6  # of the time, for float32: no step is at a time between
 
 
 def where_due(model, *, plain, below):

@@ -195,7 +195,7 @@ def width_of(network):
 def both(network, inputs):
     """What a network of `with_refiner` puts out in inference without its refiner, and where that acts: float32 [N, H, W, C] each.
 
-    Only what a small refiner puts out needs the one without, and is that at all other times.
+    The second is that with a small refiner at all times; of a copy it is what the copy says, which needs nothing of the first.
     """
     base, estimates, refiner = parts(network)
     plain = tf.cast(base(inputs, training=False), tf.float32)
@@ -221,7 +221,9 @@ def _refined(estimates, refiner, inputs, out):
     """The output [N, H, W, C] of a network for these inputs, once the image that it means is refined: float32."""
     x0, eps, said, gain = estimates(inputs["x"], inputs["t"], out)
     if _is_copy(refiner):
-        return keras.ops.where(gain != 0, _said_by_copy(estimates, refiner, inputs), said)
+        t = inputs["t"] * estimates.schedule.num_train_steps
+        due = keras.ops.reshape(keras.ops.less_equal(t, estimates.upper), (-1, 1, 1, 1))
+        return keras.ops.where(due, _said_by_copy(estimates, refiner, inputs), said)
     change = refiner(_seen(x0, eps, inputs))
     change = keras.layers.Multiply(dtype="float32", name="change")([gain, change])
     return keras.layers.Add(dtype="float32", name="refined_out")([said, change])
