@@ -613,7 +613,7 @@ DISTILL = [
     ("run --out=nowhere --resume", "--resume: expected a run in nowhere, found none"),
     ("run --out=stopped --resume", "--resume: expected a student's run, got another; use fit.py"),
     ("run --out=student --resume --rate=0.1", "--resume: --rate was 0.0005 in this run and is 0.1"),
-    ("run --out=student --resume --steps=4", "--resume: --spacing was [30.0, 15.0] in this run"),
+    ("run --out=student --resume --steps=4", "--resume: --spacing was 30.0,15.0 in this run"),
     ("run --steps=31", "--steps: expected an integer in 1..30, got 31"),
     ("run --spacing=20,10", "--spacing: expected times that fall from 30"),
     ("run --guidance=1e39", "guidance_scale"),
