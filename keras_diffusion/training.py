@@ -162,7 +162,7 @@ class DiffusionModel(keras.Model):
             return self.denoise(x, t, label)
         base, estimates, _ = refining.parts(network)
         network = refining.refined_alone(network)
-        acts = tf.reduce_any(t * self.schedule.num_train_steps <= estimates.upper)
+        acts = tf.reduce_any(estimates.acts(t))
 
         def output(network):
             return lambda: tf.cast(self.denoise(x, t, label, network=network), tf.float32)

@@ -11,9 +11,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 SHIFT = 0.08  # of the side: two pixels of 28
 TURN = 0.03  # of a full turn: 11 degrees
-LEFT_OUT = (
-    0.2  # of what goes from block to block, in training; of its channels, in a thinned network
-)
+LEFT_OUT = 0.2  # of what goes from block to block in training; of channels in a thinned network
 
 
 def build(image_shape, num_classes, *, flip=False, width=32):

@@ -47,8 +47,14 @@ class Estimates(keras.layers.Layer):
         """`below`, and what float32 may make of it."""
         return self.below + _SLACK * self.schedule.num_train_steps
 
+    def acts(self, t):
+        """Which of the times t/T [N] are at most `below`: bool [N]."""
+        return keras.ops.less_equal(t * self.schedule.num_train_steps, self.upper)
+
     def call(self, x, t, out):
-        t = tf.clip_by_value(t, 0.0, 1.0) * self.schedule.num_train_steps
+        t = tf.clip_by_value(t, 0.0, 1.0)
+        refines = self.acts(t)[:, None, None, None]
+        t = t * self.schedule.num_train_steps
         alpha, sigma = (look_up(table, t) for table in (self.schedule.alpha, self.schedule.sigma))
         m, n = predictions.row(self.prediction, alpha, sigma)
         # out = m*x0 + n*eps and x = alpha*x0 + sigma*eps, solved for x0, eps and the change of out by x0 at this x.
@@ -56,7 +62,6 @@ class Estimates(keras.layers.Layer):
         determinant = alpha * n - sigma * m
         said = divide(n * x - sigma * out, determinant)
         eps = divide(alpha * out - m * x, determinant)
-        refines = t[:, None, None, None] <= self.upper
         gain = tf.where(refines, divide(-determinant, sigma), 0.0)
         x0 = tf.clip_by_value(said, 0.0, 1.0)
         return x0, eps, out + gain * (x0 - said), gain
@@ -221,8 +226,7 @@ def _refined(estimates, refiner, inputs, out):
     """The output [N, H, W, C] of a network for these inputs, once the image that it means is refined: float32."""
     x0, eps, said, gain = estimates(inputs["x"], inputs["t"], out)
     if _is_copy(refiner):
-        t = inputs["t"] * estimates.schedule.num_train_steps
-        due = keras.ops.reshape(keras.ops.less_equal(t, estimates.upper), (-1, 1, 1, 1))
+        due = keras.ops.reshape(estimates.acts(inputs["t"]), (-1, 1, 1, 1))
         return keras.ops.where(due, _said_by_copy(estimates, refiner, inputs), said)
     change = refiner(_seen(x0, eps, inputs))
     change = keras.layers.Multiply(dtype="float32", name="change")([gain, change])
