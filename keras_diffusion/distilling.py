@@ -203,7 +203,7 @@ def _matching(asked, teacher, data):
     else:
         make, way["through"] = matching.match, asked.through
     model = make(teacher, classifier.statistics(*read, last=last), **way)
-    model.adapt(*student.real_images(asked, data), progress=True)
+    model.adapt(data.x_train, data.y_train, progress=True)
     return model
 
 

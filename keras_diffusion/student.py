@@ -158,7 +158,9 @@ def check_readers(asked, data):
     """
     told = []
     judges = {onnx_classifier.Classifier(path).sha256 for path in judge.SHIPPED}
-    for path, option in _readers(asked):
+    options = [(path, "--match") for path in asked.match]
+    options += [(path, "--match-last") for path in asked.match_last]
+    for path, option in options:
         found = onnx_classifier.single(
             path, image_shape=data.image_shape, class_names=data.class_names, option=option
         )
@@ -170,30 +172,4 @@ def check_readers(asked, data):
         part += f", of {asked.thinned} thinned networks" if part and asked.thinned else ""
         reads = f"{found.says['test_accuracy']:.2%} of its test images read right"
         told.append(f"{path} ({reads}{part})")
-    images, _ = real_images(asked, data)
-    new = f"; real images: the {len(images):,} that none of them was trained with"
-    return f"matched by {', '.join(told)}{new if len(images) < len(data.x_train) else ''}"
-
-
-def real_images(asked, data):
-    """The real images that a student is matched with.
-
-    A classifier is surer of an image that it was trained with than of a new one, and what is matched with such images comes out
-    surer still. So where some were held out of all that it is matched by, these are taken.
-
-    Args:
-        asked: `Asked`, with `match`.
-        data: `data.ImageData`.
-
-    Returns:
-        (uint8 [N, H, W, C], int32 [N]): training images that no classifier was trained with, or all where one knows all.
-    """
-    share = min(onnx_classifier.Classifier(path).held_out for path, _ in _readers(asked))
-    taken = data.held_out(share) if share else slice(None)
-    return data.x_train[taken], data.y_train[taken]
-
-
-def _readers(asked):
-    """Files of classifiers, each with the option that named it."""
-    options = {"--match": asked.match, "--match-last": asked.match_last}
-    return [(path, option) for option, paths in options.items() for path in paths]
+    return f"matched by {', '.join(told)}"

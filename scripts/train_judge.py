@@ -25,7 +25,6 @@ RECIPE = {  # unless told otherwise
     "width": 32,
     "seed": 0,
     "precision": "float32",
-    onnx_classifier.HELD_OUT: 0.0,
 }
 
 
@@ -44,12 +43,6 @@ def parse(arguments):
     parser.add_argument("--seed", type=cli.integer(0, 2**32 - 1), help="(0)")
     parser.add_argument("--precision", choices=settings.PRECISIONS, help="(float32)")
     parser.add_argument(
-        "--held-out",
-        type=cli.number(0, 0.9),
-        metavar="SHARE",
-        help="of the training images, which it doesn't see: distill.py takes what real images look like from them (0)",
-    )
-    parser.add_argument(
         "--join", type=_files, metavar="FILES", help="two or more of its files; none is trained"
     )
     parser.add_argument(
@@ -60,7 +53,7 @@ def parse(arguments):
     given = {name: got for name in RECIPE if (got := getattr(options, name)) is not None}
     if options.join and given:
         name, got = next(iter(given.items()))
-        parser.error(f"--{name.replace('_', '-')}: expected none with --join, got {got}")
+        parser.error(f"--{name}: expected none with --join, got {got}")
     options.recipe = RECIPE | given
     return options
 

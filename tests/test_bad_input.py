@@ -201,8 +201,6 @@ JUDGES = {
     "not-json": (samples.judged("{"), NO_JUDGE),
     "nested": (samples.judged("[" * 10**5), NO_JUDGE),
     "joined": (reads(recipe={"mean_of": [{"sha256": 5}]}), NO_JUDGE),
-    "held-out": (reads(recipe={"held_out": "half"}), NO_JUDGE),
-    "all-held-out": (reads(recipe={"held_out": 1.0}), NO_JUDGE),
     "format": (reads(format=2), NO_JUDGE),
     "no-shape": (reads(image_shape=[8, "8", 1]), NO_JUDGE),
     "names": (reads(class_names=[1, 2]), NO_JUDGE),

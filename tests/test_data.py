@@ -229,26 +229,6 @@ def test_identity_is_json_and_depends_on_content_and_order_alone(tmp_path):
     assert len(hashes | {pinned}) == 6
 
 
-def test_an_image_is_held_out_or_not_wherever_it_is():
-    rng = np.random.default_rng(0)
-    arrays = good(
-        x_train=rng.integers(0, 256, (2000, 8, 8), np.uint8), y_train=np.zeros(2000, np.uint8)
-    )
-    arrays["x_train"][1000:1100] = arrays["x_train"][:100]
-    arrays["x_test"] = arrays["x_test"][:, :8, :8]
-    whole = images.checked("some", "made", arrays, images.DIGITS)
-    assert not whole.held_out(0.0).any()
-    third, half = whole.held_out(1 / 3), whole.held_out(0.5)
-    assert third.dtype == bool and third.shape == (2000,)
-    for found, share in ((third, 1 / 3), (half, 0.5)):  # four standard deviations
-        assert abs(found.mean() - share) < 4 * (share * (1 - share) / 1900) ** 0.5
-    assert not (third & ~half).any()
-    np.testing.assert_array_equal(third[1000:1100], third[:100])
-    order = rng.permutation(2000)
-    moved = dataclasses.replace(whole, x_train=whole.x_train[order]).limit(700)
-    np.testing.assert_array_equal(moved.held_out(1 / 3), third[order[:700]])
-
-
 def test_limit_keeps_the_first_training_images_and_the_whole_test(tmp_path):
     whole = data.load(write(tmp_path / "a.npz"))
     part = whole.limit(7)

@@ -11,7 +11,7 @@ import samples
 
 from keras_diffusion import data, settings
 from keras_diffusion.data import sources
-from keras_diffusion.evaluation import classifier, joining, judge_training
+from keras_diffusion.evaluation import classifier, joining
 from keras_diffusion.evaluation.judge import SHIPPED
 from keras_diffusion.sampling import onnx_model
 from keras_diffusion.sampling.onnx_classifier import Classifier
@@ -48,30 +48,9 @@ def test_a_judge_reads_what_it_says_and_says_how_it_was_made(file):
     assert np.mean(logits.argmax(axis=1) == loaded.y_test) == judge.says["test_accuracy"] >= 0.9
     assert judge.says["recipe"] == {
         "epochs": 20, "flip": False, "width": 8, "seed": 0, "precision": "float32",
-        "held_out": 0.0,
     }  # fmt: skip
     assert judge.says["data"]["sha256"] == loaded.identity()["sha256"]
     assert judge.sha256 in done.stdout and "Epoch 20/20" in done.stdout
-
-
-def test_a_judge_does_not_see_what_is_held_out(file, monkeypatch):
-    loaded = data.load(file)
-    held_out = loaded.held_out(0.4)
-    assert 0 < held_out.sum() < len(held_out)
-    seen, train = [], classifier.train
-
-    def training(images, labels, **options):
-        seen.append((images, labels))
-        return train(images, labels, **options)
-
-    monkeypatch.setattr(classifier, "train", training)
-    recipe = {"epochs": 1, "flip": False, "width": 4, "seed": 0, "precision": "float32"}
-    model, _ = judge_training.make(loaded, {**recipe, "held_out": 0.4})
-    ((images, labels),) = seen
-    np.testing.assert_array_equal(images * 255, loaded.x_train[~held_out])
-    np.testing.assert_array_equal(labels, loaded.y_train[~held_out])
-    (file.parent / "part.onnx").write_bytes(model)
-    assert Classifier(file.parent / "part.onnx").held_out == 0.4
 
 
 @pytest.mark.parametrize("policy", settings.PRECISIONS[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,15 +95,6 @@ class ImageData:
         mean = float(np.average(value, weights=counts))
         variance = float(np.average((value - mean) ** 2, weights=counts))
         return float(f"{mean:.4g}"), float(f"{math.sqrt(variance):.4g}")
-
-    def held_out(self, share: float) -> np.ndarray:
-        """Which training images are held out where about a share of them is: bool [N].
-
-        The checksum of its pixels says it of an image, whatever its place and the data that it is among: those of a smaller
-        share are among those of a greater one, and of images that are equal all or none.
-        """
-        marks = np.array([zlib.crc32(image) for image in np.ascontiguousarray(self.x_train)])
-        return marks < share * 2**32
 
     def limit(self, n: int) -> ImageData:
         """The same with the first `n` training images only; the test images are kept whole.

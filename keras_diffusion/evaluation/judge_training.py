@@ -9,7 +9,6 @@ import keras_diffusion
 from keras_diffusion.evaluation import classifier, judge_file
 from keras_diffusion.exporting import denoiser, smaller
 from keras_diffusion.nn import blocks
-from keras_diffusion.sampling.onnx_classifier import HELD_OUT
 
 
 def make(data, recipe, *, verbose=0):
@@ -17,19 +16,16 @@ def make(data, recipe, *, verbose=0):
 
     Args:
         data: `data.ImageData`.
-        recipe: dict of `epochs`, `flip`, `width`, `seed`, `precision`, as `classifier.train` takes them, and `held_out`, the share of
-            the training images that it doesn't see.
+        recipe: dict of `epochs`, `flip`, `width`, `seed`, `precision`, as `classifier.train` takes them.
         verbose: as in Keras.
 
     Returns:
         As `judge_file.of`.
     """
     began = time.monotonic()
-    as_trained = dict(recipe)
-    seen = ~data.held_out(as_trained.pop(HELD_OUT))
-    images, labels = data.x_train[seen].astype(np.float32) / 255, data.y_train[seen]
+    images = data.x_train.astype(np.float32) / 255
     model = classifier.train(
-        images, labels, num_classes=data.num_classes, verbose=verbose, **as_trained
+        images, data.y_train, num_classes=data.num_classes, verbose=verbose, **recipe
     )
     seconds = round(time.monotonic() - began, 1)
     graph = smaller.shrink(_to_onnx(model), "float16")

@@ -13,7 +13,6 @@ from keras_diffusion.spec import MAX_TEXT
 KEY = "keras_diffusion_judge"  # of the metadata
 FORMAT = 1
 MEAN_OF = "mean_of"  # in the recipe of a file of several: a dict for each, `sha256` among it
-HELD_OUT = "held_out"  # in the recipe: the share of its training images that it doesn't know
 _AT_ONCE = 500
 _FIELDS = {
     "format": int,
@@ -62,11 +61,6 @@ class Classifier:
         """F."""
         outputs = self._session.whole.get_outputs()
         return next(o.shape[1] for o in outputs if o.name == "features")
-
-    @property
-    def held_out(self):
-        """The share of its data's training images that it wasn't trained with (`ImageData.held_out`)."""
-        return self.says["recipe"].get(HELD_OUT, 0.0)
 
     def __call__(self, images):
         """What it makes of images.
@@ -140,7 +134,6 @@ def _read(text, path):
             isinstance(says.get(name), kind) for name, kind in _FIELDS.items()
         )
         good = good and _names_files(says["recipe"].get(MEAN_OF, []))
-        good = good and _is_share(says["recipe"].get(HELD_OUT, 0.0))
     except (ValueError, RecursionError):
         good = False
     if not good or says["format"] != FORMAT:
@@ -153,10 +146,6 @@ def _names_files(joined):
     return isinstance(joined, list) and all(
         isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in joined
     )
-
-
-def _is_share(value):
-    return isinstance(value, int | float) and 0 <= value < 1
 
 
 def _fits(opened, says):
