@@ -138,12 +138,13 @@ class Progress(keras.callbacks.Callback):
 
     def __init__(self, *, total_images, start, metrics):
         super().__init__()
-        self.metrics, self.smooth = metrics, None
+        self.metrics, self.smooth, self.seen = metrics, 0.0, 0
         self.bar = bar(total_images, unit="images", done=start)
 
     def on_train_batch_end(self, batch, logs=None):
         loss = self.metrics.loss
-        self.smooth = loss if self.smooth is None else 0.98 * self.smooth + 0.02 * loss
+        self.seen += 1  # the mean of all until there are fifty
+        self.smooth += max(0.02, 1 / self.seen) * (loss - self.smooth)
         done = int(self.model.step.numpy())
         epoch = (done - 1) // self.metrics.steps_per_epoch + 1
         self.bar.set_postfix_str(f"epoch {epoch}, loss {self.smooth:.4f}", refresh=False)

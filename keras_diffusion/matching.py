@@ -497,7 +497,7 @@ class NewPools(keras.callbacks.Callback):
             if self.say:
                 now = self.model.distance()
                 self.say(
-                    f"epoch {epoch + 1}: {now:.2g} of real images' variance from them, by new noises; {was:.2g} by those before"
+                    f"epoch {epoch + 1}: distance {now:.2g} times real images' variance by new noises, {was:.2g} by those before"
                 )
 
 

@@ -234,7 +234,9 @@ def finished(folder):
     """
     run = Run(folder)
     if not run.exists():
-        raise UserError(f"RUN: expected the folder of a run, got {folder!r}, which has no run.json")
+        raise UserError(
+            f"RUN: expected the folder of a run, got {folder!r}, which has no run.json; fit.py makes one"
+        )
     record = run.read()
     if record["status"] != "finished":
         raise UserError(

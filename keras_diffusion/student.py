@@ -147,6 +147,20 @@ def _said(value):
     return str(value)
 
 
+def told_of_times(asked, record):
+    """A line where a student is matched at other times than those that it has learned to draw at; None otherwise.
+
+    Args:
+        asked: `Asked`.
+        record: run.json of what it begins as.
+    """
+    learned = record.get(DISTILLED, {}).get("times")
+    if not asked.match or learned is None or list(asked.times) == learned:
+        return None
+    was, now = (",".join(f"{t:g}" for t in times) for times in (learned, asked.times))
+    return f"RUN has learned to draw at {was}: at {now} it begins far worse"
+
+
 def check_readers(asked, data):
     """Whether the classifiers that a student is matched by read such images, and none of them is the judge's own.
 

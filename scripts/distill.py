@@ -49,7 +49,12 @@ def parse(arguments):
     rate = "of the optimizer (0.0005; with --match adam's 0.00002, a refiner's 0.003, a copy's 0.001, muon's 0.001 far from real images, falling to 0.00004 near them)"
     add("--rate", type=cli.number(1e-8, 1), help=rate)
     add("--data", type=cli.name, help="as for fit.py (what the teacher was trained on)")
-    add("--limit", type=cli.integer(1), metavar="N", help="the first N images only")
+    add(
+        "--limit",
+        type=cli.integer(1),
+        metavar="N",
+        help="the first N images only (as many as the teacher, unless --data is given)",
+    )
     add("--seed", type=cli.integer(0, settings.MOST["seed"]), help="of every draw (0)")
     run_options.add(parser, "RUN-distilled")
     return parser.parse_args(arguments)
@@ -77,6 +82,8 @@ def main():
     if asked.match:
         cli.need("onnxruntime", "onnx", extra="all")
         print(student.check_readers(asked, images))
+    if before is None and (told := student.told_of_times(asked, record)):
+        print(told)
     run_options.check_data(before, images)
     with workers.folder(worker, run) as (own, watch):
         # Once more: meanwhile another process may have gone on.

@@ -472,7 +472,7 @@ FIT = [
     ("--part=2.5 extra", "unrecognized arguments: extra"),
 ]
 EVALUATE = [
-    ("no.onnx", "no.onnx: expected a run's folder or an ONNX file, found none"),
+    ("no.onnx", "no.onnx: expected a run's folder (of fit.py) or an ONNX file (of convert.py), found none"),
     ("empty", "which has no run.json"),
     ("stopped", "expected a finished run"),
     ("model.onnx --num-samples=0", "--num-samples: expected an integer in 1..1000000, got 0"),

@@ -143,7 +143,7 @@ def test_a_step_goes_by_the_distance_that_it_finds(drawer, images, changed, tmp_
 @pytest.mark.parametrize(
     ("optimizer", "given", "rate", "said"),
     [
-        ("muon", None, None, "goes by that, 0.0002 now"),
+        ("muon", None, None, "by that, 0.0002 now"),
         ("muon", 0.5, 0.5, "0.5"),
         ("adam", None, 2e-5, "2e-05"),
     ],
@@ -153,7 +153,9 @@ def test_a_rate_that_is_not_given_goes_by_the_distance(optimizer, given, rate, s
     model, told = types.SimpleNamespace(distance=lambda: 0.02, pool=300), []
     settled = distilling._settled(asked, model, told.append)
     assert settled == dataclasses.replace(asked, rate=rate)
-    assert told == [f"what RUN draws is 0.02 of real images' variance from them: --rate {said}"]
+    assert told == [
+        f"distance of what RUN draws from real images: 0.02 times their variance; rate: {said}"
+    ]
     open_pool = dataclasses.replace(asked, pool=None)
     assert distilling._settled(open_pool, model, told.append).pool == 300
 
@@ -598,7 +600,7 @@ def matched(programs):
     """Folder of a matched student, with the checkpoints of steps 3 and 4, its last."""
     call, folder = programs
     outcome = call(*MATCH, "--checkpoint-steps", "3")
-    assert "of real images' variance from them: --rate goes by that, 0.001 now\n" in outcome.stdout
+    assert "times their variance; rate: by that, 0.001 now\n" in outcome.stdout
     return folder / "run-distilled"
 
 
@@ -645,7 +647,7 @@ def test_distill_refines_a_run(programs, matched, width, rate):
     words += ("--thinned", "2") if width == 6 else ()
     more = ("--limit", "300", "--pool", "300", "--epochs", "3", "--checkpoint-steps", "4")
     outcome = call(*words, *more)
-    assert f"of real images' variance from them: --rate {rate:g}\n" in outcome.stdout
+    assert f"times their variance; rate: {rate:g}\n" in outcome.stdout
     shown = outcome.stdout.replace("\r", "\n")
     said = re.findall(r"^epoch (\d): .* by new noises", shown, re.MULTILINE)
     assert said == ["2", "3"], shown
@@ -720,6 +722,21 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
     whole, again = (runs.open_model(path / "model.keras") for path in (matched, stopped))
     for ours, theirs in zip(whole.weights, again.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize(
+    ("learned", "match", "told"),
+    [
+        ([300.0, 150.5], ("a",), None),
+        ([300.0, 200.0, 100.0], ("a",), "RUN has learned to draw at 300,200,100: at 300,150.5 it begins far worse"),
+        ([300.0, 200.0, 100.0], None, None),
+        (None, ("a",), None),
+    ],
+)  # fmt: skip
+def test_a_student_is_told_of_times_that_it_has_not_learned(learned, match, told):
+    asked = student.Asked(times=(300.0, 150.5), match=match)
+    record = {} if learned is None else {"distilled": {"times": learned}}
+    assert student.told_of_times(asked, record) == told
 
 
 @pytest.mark.parametrize(

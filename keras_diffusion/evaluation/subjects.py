@@ -106,7 +106,9 @@ def open_subject(path, *, reader=None):
     if path is not None and pathlib.Path(path).is_dir():
         return _of_run(path, reader)
     if path is not None and not pathlib.Path(path).exists():
-        raise UserError(f"{path}: expected a run's folder or an ONNX file, found none")
+        raise UserError(
+            f"{path}: expected a run's folder (of fit.py) or an ONNX file (of convert.py), found none"
+        )
     model = onnx_model.load(path, reader=reader)
     spec = model.spec
     trained = spec.training.get("settings")
