@@ -70,8 +70,7 @@ class FewSteps(DiffusionModel):
 def sampling_copy(model):
     """A network of its own with the weights that a model samples by, to be trained."""
     # Not of the averaged one, which isn't to be trained, nor are its copies.
-    made = keras.models.clone_model(model.network)
-    made.set_weights(model.sampling_network.get_weights())
+    made = blocks.copied(model.network, model.sampling_network.get_weights())
     if refining.has_refiner(made):
         refining.train_all(refining.parts(made)[0])  # which a `Refining` has held
     return made

@@ -85,8 +85,7 @@ class DiffusionModel(keras.Model):
         self.sampling = samplers.fill_in(own, samplers.usual(schedule, self.num_classes))
         self.ema_network = None
         if ema_decay is not None:
-            self.ema_network = keras.models.clone_model(network)
-            self.ema_network.set_weights(network.get_weights())
+            self.ema_network = blocks.copied(network)
             self.ema_network.trainable = False
         self.step = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"

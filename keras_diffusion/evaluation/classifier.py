@@ -177,8 +177,7 @@ def thinned(model, seed):
 
     Reference: Srivastava et al. 2014, "Dropout": what is trained is all thinned networks.
     """
-    made = keras.models.clone_model(model)
-    made.set_weights(model.get_weights())
+    made = blocks.copied(model)
     rng = np.random.default_rng(seed)
     for k in (1, 2):
         convolution = next(

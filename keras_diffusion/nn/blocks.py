@@ -356,6 +356,13 @@ def layers(network):
             yield layer
 
 
+def copied(network, weights=None):
+    """Another network of the same build, with the same weights or with these, a list of arrays."""
+    made = keras.models.clone_model(network)
+    made.set_weights(network.get_weights() if weights is None else weights)
+    return made
+
+
 def count_classes(network):
     """K of the network's `OneHot` layer, in networks inside it too; 0 without one."""
     return next((x.num_classes for x in layers(network) if isinstance(x, OneHot)), 0)

@@ -244,8 +244,7 @@ def _is_copy(refiner):
 
 def _copy(network):
     """A network of the same build and weights, as a refiner."""
-    made = keras.models.clone_model(network)
-    made.set_weights(network.get_weights())
+    made = blocks.copied(network)
     train_all(made)
     return keras.Model(made.input, made.output, name="refiner")
 
