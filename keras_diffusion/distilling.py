@@ -118,7 +118,7 @@ def _settled(asked, model, say):
         return asked
     asked = dataclasses.replace(asked, pool=asked.pool or model.pool, rate=_fixed_rate(asked))
     rate = asked.rate
-    goes = f"{rate:g}" if rate else f"by that, {_rate(asked, model):.2g} now"
+    goes = f"{rate:g}" if rate else f"by the distance, {_rate(asked, model):.2g} now"
     say(
         f"distance of what RUN draws from real images: {model.distance():.2g} times their variance; rate: {goes}"
     )

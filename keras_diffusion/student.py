@@ -3,6 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_diffusion import schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import judge
@@ -84,7 +86,7 @@ def resolve(given, record, before=None):
         usual = {"data": trained.data, "limit": None if "data" in given else trained.limit}
         given = {**usual, **(_MATCHING if "match" in given else {}), **given}
         if "match" in given and steps is None and spacing is None:
-            spacing = record.get(DISTILLED, {}).get("times")  # those that it has learned to draw in
+            spacing = _learned_times(record)
     timed = before is None or steps is not None or spacing is not None
     try:
         schedule = schedules.from_config(record["schedule"])
@@ -154,11 +156,21 @@ def told_of_times(asked, record):
         asked: `Asked`.
         record: run.json of what it begins as.
     """
-    learned = record.get(DISTILLED, {}).get("times")
-    if not asked.match or learned is None or list(asked.times) == learned:
+    learned = _learned_times(record) if asked.match else None
+    if learned is None:
+        return None
+    if len(learned) == len(asked.times) and np.allclose(learned, asked.times, rtol=1e-5):
         return None
     was, now = (",".join(f"{t:g}" for t in times) for times in (learned, asked.times))
-    return f"RUN has learned to draw at {was}: at {now} it begins far worse"
+    return f"RUN has learned to draw at {was}, which are its times without --steps and --spacing: at {now} it may begin far worse"
+
+
+def _learned_times(record):
+    """The times of a student's run.json; None of any other's."""
+    told = record.get(DISTILLED)
+    times = told.get("times") if isinstance(told, dict) else None
+    good = isinstance(times, list) and all(isinstance(t, int | float) for t in times)
+    return times if good else None
 
 
 def check_readers(asked, data):

