@@ -15,7 +15,7 @@ report: $(VENV)/.train ## the write-up of the runs in runs/; SIZE=quick or SIZE=
 	$(BIN)/python scripts/report.py $(if $(SIZE),--$(SIZE))
 
 test: $(VENV)/.test ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 lint: $(VENV)/.test ## formatting, lint, types
 	$(BIN)/ruff format --check .

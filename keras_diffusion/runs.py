@@ -309,6 +309,14 @@ def load_sampler(run):
     return model
 
 
+def learned_times(told):
+    """The times of a student, as its run.json, or its file's `training`, says them; None of any other model."""
+    student = told.get(DISTILLED)
+    times = student.get("times") if isinstance(student, dict) else None
+    good = isinstance(times, list) and all(isinstance(t, int | float) for t in times)
+    return times if good else None
+
+
 def class_names(record, num_classes):
     """What the classes of a run are called; none without classes.
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_diffusion import schedules, settings
+from keras_diffusion import runs, schedules, settings
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import judge
-from keras_diffusion.runs import DISTILLED
 from keras_diffusion.sampling import onnx_classifier, options, samplers
 from keras_diffusion.sampling.times import few_times
 
@@ -86,7 +85,7 @@ def resolve(given, record, before=None):
         usual = {"data": trained.data, "limit": None if "data" in given else trained.limit}
         given = {**usual, **(_MATCHING if "match" in given else {}), **given}
         if "match" in given and steps is None and spacing is None:
-            spacing = _learned_times(record)
+            spacing = runs.learned_times(record)
     timed = before is None or steps is not None or spacing is not None
     try:
         schedule = schedules.from_config(record["schedule"])
@@ -123,7 +122,7 @@ def _check_matching(given):
 
 def _earlier(given, before):
     """The values of the run that goes on."""
-    was = before.get(DISTILLED)
+    was = before.get(runs.DISTILLED)
     if not isinstance(was, dict):
         raise UserError("--resume: expected a student's run, got another; use fit.py")
     if was.get("match") and was.get("version") != VERSION:
@@ -156,21 +155,13 @@ def told_of_times(asked, record):
         asked: `Asked`.
         record: run.json of what it begins as.
     """
-    learned = _learned_times(record) if asked.match else None
+    learned = runs.learned_times(record) if asked.match else None
     if learned is None:
         return None
     if len(learned) == len(asked.times) and np.allclose(learned, asked.times, rtol=1e-5):
         return None
     was, now = (",".join(f"{t:g}" for t in times) for times in (learned, asked.times))
     return f"RUN has learned to draw at {was}, which are its times without --steps and --spacing: at {now} it may begin far worse"
-
-
-def _learned_times(record):
-    """The times of a student's run.json; None of any other's."""
-    told = record.get(DISTILLED)
-    times = told.get("times") if isinstance(told, dict) else None
-    good = isinstance(times, list) and all(isinstance(t, int | float) for t in times)
-    return times if good else None
 
 
 def check_readers(asked, data):

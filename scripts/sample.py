@@ -65,6 +65,8 @@ def main():
         columns = (options.per_label or 10) if names else min(10, labels.size)
         imagefiles.check(suffix, labels.size, model.image_shape, columns=columns)
     asked = sampling_options.arguments(options, model.image_shape)
+    if told := sampling_options.told_of_times(options, runs.learned_times(record)):
+        print(told, file=sys.stderr)
     frames = Frames(labels.size) if suffix == ".gif" else None
     began = time.perf_counter()
     try:

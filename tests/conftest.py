@@ -1,8 +1,6 @@
 """What the tests share. Nothing here imports TensorFlow before a test asks for it: some tests run with NumPy alone."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -14,14 +12,31 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import numpy as np
 import pytest
 
+# Files that take minutes, and so come first: of two processes that run tests, none is left with one of them at the end.
+LONG = ("workers", "matching", "faults", "replicas", "restore", "fit", "training", "exporting")
 IMAGE_SHAPE = (8, 8, 1)  # the smallest that the UNet still halves twice to more than one pixel
 NUM_CLASSES = 3
+
+
+def pytest_collection_modifyitems(items):
+    """Puts `LONG` first; it takes `--no-loadscope-reorder`."""
+    names = [f"test_{name}" for name in LONG]
+    items.sort(key=lambda item: names.index(n) if (n := item.path.stem) in names else len(names))
 
 
 @pytest.fixture(scope="session")
 def repo():
     """The folder that has `keras_diffusion` in it, for tests that start another Python."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Starts programs that need TensorFlow: `forks.Forks`."""
+    import forks
+
+    with forks.Forks(*forks.TENSORFLOW) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
@@ -43,13 +58,13 @@ def class_network():
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory, repo):
-    """A folder that has a finished run of part 2.5 in `run`, small and untrained, on 200 digits; and a function that runs a program of the repository there."""
+def finished_run(tmp_path_factory, repo, python):
+    """A folder that has a finished run of part 2.5 in `run`, of a small untrained network, on 200 digits; and a function that runs a program of the repository there."""
     import keras_diffusion as kd
     from keras_diffusion import runs, settings
 
     folder = tmp_path_factory.mktemp("programs")
-    network = kd.modulated_unet(width=4, num_classes=10)
+    network = make_small(image_shape=(28, 28, 1), num_classes=10)
     model = kd.DiffusionModel(network, kd.cosine_schedule(300), prediction="v")
     run = runs.Run(folder / "run")
     run.create()
@@ -59,9 +74,7 @@ def finished_run(tmp_path_factory, repo):
     run.write({"status": "finished", "settings": settings.to_json(asked), **told})
 
     def call(program, *words, status=0):
-        done = subprocess.run(
-            [sys.executable, repo / program, *words], cwd=folder, capture_output=True, text=True
-        )
+        done = python.run(repo / program, *words, cwd=folder)
         assert done.returncode == status, done.stderr
         return done
 
@@ -76,23 +89,26 @@ def make_unet(*, seed=0, **arguments):
     return roughen(network, seed=seed)
 
 
-def make_small(*, seed=0):
-    """A UNet's first and last convolution, told time and class, rough: where any network will do, it is made, traced and exported far sooner."""
+def make_small(*, image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, between=0, seed=0):
+    """A UNet's first and last convolution, told time and class, and as many between as asked, rough: where any network will do, it is made, traced and exported far sooner."""
     import keras
 
     from keras_diffusion.nn import blocks
 
     width = 8
     inputs = {
-        "x": keras.Input(IMAGE_SHAPE, name="x"),
+        "x": keras.Input(image_shape, name="x"),
         "t": keras.Input((), name="t"),
         "label": keras.Input((), name="label", dtype="int32"),
     }
-    told = [keras.layers.Reshape((1,))(inputs["t"]), blocks.OneHot(NUM_CLASSES)(inputs["label"])]
-    told = keras.layers.Dense(width)(keras.layers.Concatenate()(told))
+    told = [keras.layers.Reshape((1,))(inputs["t"]), blocks.OneHot(num_classes)(inputs["label"])]
+    told = keras.layers.Dense(width, name="told")(keras.layers.Concatenate()(told))
     told = keras.layers.Reshape((1, 1, width))(told)
     h = blocks.conv(inputs["x"], width, name="enter", between=lambda h: h + told)
-    return roughen(keras.Model(inputs, blocks.last_conv(h, 1)), seed=seed)
+    for k in range(between):
+        h = blocks.conv(h, width, name=f"between{k}")
+    h = blocks.last_conv(h, image_shape[-1])
+    return roughen(keras.Model(inputs, h, name="small"), seed=seed)
 
 
 def under_policy(policy, make):

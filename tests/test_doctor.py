@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import make_unet
+from conftest import make_small, make_unet
 
 import keras_diffusion as kd
 from keras_diffusion.evaluation import classifier
@@ -46,7 +46,7 @@ def test_a_network_whose_class_leads_nowhere_is_called_dead(images):
 
 
 def test_an_activation_behind_the_last_convolution_is_found(images):
-    network = make_unet(num_classes=3)
+    network = make_small()
     cut = keras.Model(network.input, keras.layers.Activation("gelu")(network.output) * 0.0 + 0.1)
     lines, doctor = told(model_of(cut), *images, epochs=2)
     doctor.losses = [0.40, 0.40]
@@ -58,7 +58,7 @@ def test_an_activation_behind_the_last_convolution_is_found(images):
 @pytest.mark.parametrize("weighed", [{"min_snr": 5.0}, {"data_std": 0.3}], ids=str)
 def test_the_plateau_is_of_losses_that_arent_weighed(images, weighed):
     """0.4 is the plateau's height where all times count alike; a weighed loss has another scale."""
-    network = make_unet(num_classes=3)
+    network = make_small()
     cut = keras.Model(network.input, keras.layers.Activation("gelu")(network.output) * 0.0 + 0.1)
     _, doctor = told(model_of(cut), *images)
     said = {}
@@ -74,7 +74,7 @@ def test_the_plateau_is_of_losses_that_arent_weighed(images, weighed):
 def test_the_doctor_changes_no_draw_of_training(images):
     weights = []
     for watched in (False, True):
-        model = model_of(make_unet(num_classes=3))
+        model = model_of(make_small())
         doctor = kd.GuidanceDoctor(images[0][:6], images[1][:6], num_steps=1, say=lambda _: None)
         model.fit(*images, batch_size=12, verbose=0, shuffle=False, callbacks=[doctor] * watched)
         weights.append(model.get_weights())
@@ -86,12 +86,12 @@ def test_accuracy_is_what_the_judge_reads(images):
     def judge(drawn):
         return np.eye(3)[np.zeros(len(drawn), int)], None  # reads every image as a 0
 
-    _, doctor = told(model_of(make_unet(num_classes=3)), *images, judge=judge)
+    _, doctor = told(model_of(make_small()), *images, judge=judge)
     assert doctor.found.accuracy == pytest.approx(np.mean(images[1][:6] == 0))
 
 
 def test_it_looks_as_often_as_asked(images):
-    model = model_of(make_unet(num_classes=3))
+    model = model_of(make_small())
     _, doctor = told(model, *images, epochs=1, every=2)
     assert doctor.found is None
 

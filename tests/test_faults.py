@@ -26,19 +26,24 @@ RUN = (
 )  # fmt: skip
 
 
-def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "fit.py"), *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+@pytest.fixture(scope="module")
+def start(python):
+    """Starts fit.py."""
+    program = ROOT / "scripts" / "fit.py"
+    return lambda *words, cwd: python.start(program, *words, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    """What comes of `RUN`, and how many seconds it took."""
+    folder, began = tmp_path_factory.mktemp("faults"), time.monotonic()
+    finish(start(*RUN, "--out", "whole", cwd=folder))
+    return Run(folder / "whole"), time.monotonic() - began
 
 
 def finish(process):
-    out, err = process.communicate(timeout=600)
+    """What a process that ended well said."""
+    out, err = process.communicate()
     assert process.returncode == 0, err
     return out
 
@@ -62,10 +67,8 @@ def kill(begin, took):
     return KILLS
 
 
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
-    began = time.monotonic()
-    finish(start(*RUN, "--out", "whole", cwd=tmp_path))
-    took = time.monotonic() - began
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(start, undisturbed, tmp_path):
+    whole, took = undisturbed
 
     def begin():
         resume = ["--resume"] if (tmp_path / "killed").is_dir() else []
@@ -76,44 +79,16 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
     if not (killed.exists() and killed.read()["status"] == "finished"):
         finish(begin())
     assert survived
-    assert_same_outcome(killed, Run(tmp_path / "whole"))
+    assert_same_outcome(killed, whole)
     left = {path.name for path in killed.folder.rglob("*.tmp*")}
     assert not left, left
 
 
-FIT = """
-import sys
-import keras, numpy as np
-import keras_diffusion as kd
-
-folder, out = sys.argv[1:]
-keras.utils.set_random_seed(0)
-rng = np.random.default_rng(0)
-images, labels = rng.integers(0, 256, (200, 8, 8, 1), np.uint8), np.arange(200) % 3
-model = kd.DiffusionModel(kd.unet(width=4, num_classes=3, image_shape=(8, 8, 1)), kd.linear_schedule(50))
-model.compile(optimizer=keras.optimizers.Adam(1e-3))
-backup = kd.Backup(folder, steps=7)
-batches = kd.training_batches(images, labels, batch_size=20, seed=0, start_step=backup.step)
-history = model.fit(batches, epochs=12, steps_per_epoch=10, verbose=0, callbacks=[backup])
-assert int(model.step.numpy()) == 120
-model.save(out)
-print(backup.step, history.epoch)
-"""
-
-
-def test_a_plain_fit_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
+def test_a_plain_fit_killed_again_and_again_ends_as_if_nothing_had_been(python, tmp_path):
     """The same, of a user's own program with `kd.Backup`."""
-    (tmp_path / "fit.py").write_text(FIT)
 
     def begin(*names):
-        return subprocess.Popen(
-            [sys.executable, "fit.py", *names],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        return python.start(ROOT / "tests" / "plain_fit.py", *names, cwd=tmp_path)
 
     began = time.monotonic()
     assert finish(begin("whole", "whole.keras")) == f"0 {list(range(12))}\n"
@@ -128,12 +103,12 @@ def test_a_plain_fit_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path
     assert finish(begin("killed", "again.keras")).endswith("120 []\n")
 
 
-def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
+def test_a_folder_that_another_process_trains_in_is_refused(start, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with filelock.FileLock(folder / ".lock"):
         process = start(*RUN, "--out", "run", cwd=tmp_path)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(120)
     assert process.returncode == 2 and len(err.splitlines()) == 1
     assert "no other process trains in, got run" in err
     assert not (folder / "run.json").exists()
@@ -178,7 +153,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_so(tmp_path, images, mon
         lambda *a, **k: dataclasses.replace(recipe_of(*a, **k), learning_rate=1e30),
     )
     with pytest.raises(callbacks.NotFinite) as error:
-        train(tmp_path, ask("2.5", edition="flow"), images)
+        train(tmp_path, ask("2.5", edition="flow"), images, small=True)
     run = Run(tmp_path)
     record = run.read()
     assert "\n" not in str(error.value) and "expected a finite loss" in str(error.value)
@@ -205,12 +180,14 @@ def disk(tmp_path):
 
 def refused(process):
     """The one line of a program that ends with status 2; the progress bar's aside."""
-    _, err = process.communicate(timeout=600)
+    _, err = process.communicate()
     assert process.returncode == 2 and "Traceback" not in err, err
     return err.splitlines()[-1]
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(tmp_path, disk):
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
+    start, undisturbed, tmp_path, disk
+):
     """There is room for one checkpoint, not for the second."""
     folder, remount = disk
     line = refused(start(*RUN, "--out", "disk/run", cwd=tmp_path))
@@ -219,11 +196,10 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(tmp_path, di
     assert len(run.checkpoint_files()) == 1 and not list(run.folder.rglob("*.tmp*"))
     assert remount("size=60m") == 0
     finish(start(*RUN, "--out", "disk/run", "--resume", cwd=tmp_path))
-    finish(start(*RUN, "--out", "whole", cwd=tmp_path))
-    assert_same_outcome(run, Run(tmp_path / "whole"))
+    assert_same_outcome(run, undisturbed[0])
 
 
-def test_a_read_only_folder_is_said(tmp_path, disk):
+def test_a_read_only_folder_is_said(start, tmp_path, disk):
     folder, remount = disk
     assert remount("ro") == 0
     line = refused(start(*RUN, "--out", "disk/run", cwd=tmp_path))
@@ -248,9 +224,9 @@ def breaks_down(monkeypatch):
 
 def test_a_run_that_goes_back_lowers_its_rate(tmp_path, images, breaks_down, capsys):  # noqa: F811
     asked, every = ask("2.5", edition="flow", epochs=2), {"steps": 2}
-    train(tmp_path / "whole", asked, images, checkpoints=every)
+    train(tmp_path / "whole", asked, images, checkpoints=every, small=True)
     breaks_down += [3, 5]
-    train(tmp_path / "broken", asked, images, checkpoints=every, recover=2)
+    train(tmp_path / "broken", asked, images, checkpoints=every, recover=2, small=True)
     said = [line for line in capsys.readouterr().out.splitlines() if "back to" in line]
     assert said == [
         "step 3: expected a finite loss, got nan; back to step 2, at 0.5 times the rate",
@@ -279,15 +255,17 @@ def test_a_run_that_goes_back_lowers_its_rate(tmp_path, images, breaks_down, cap
 
 def test_a_run_that_breaks_down_too_often_ends(tmp_path, images, breaks_down):  # noqa: F811
     breaks_down += [5, 6]
+    asked, every = ask("2.5", edition="flow"), {"steps": 2}
     with pytest.raises(callbacks.NotFinite, match="step 6: expected a finite loss"):
-        train(tmp_path, ask("2.5", edition="flow"), images, checkpoints={"steps": 2}, recover=1)
+        train(tmp_path, asked, images, checkpoints=every, recover=1, small=True)
     assert Run(tmp_path).read()["status"] == "interrupted"
 
 
 def test_before_the_first_checkpoint_there_is_nothing_to_go_back_to(tmp_path, images, breaks_down):  # noqa: F811
     breaks_down += [1]
+    asked, every = ask("2.5", edition="flow"), {"steps": 2}
     with pytest.raises(callbacks.NotFinite, match="step 1: expected a finite loss"):
-        train(tmp_path, ask("2.5", edition="flow"), images, checkpoints={"steps": 2}, recover=9)
+        train(tmp_path, asked, images, checkpoints=every, recover=9, small=True)
 
 
 def test_weights_that_are_no_numbers_push_no_checkpoint_out(tmp_path):

@@ -1,5 +1,6 @@
 """Whole runs of the course, small: figures, metrics, an interruption, and what a finished folder says."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import keras
 import numpy as np
 import pytest
+from conftest import make_small
 from PIL import Image
 
 from keras_diffusion import building, callbacks, course, fitting, illustrate, nn, settings
@@ -43,19 +45,42 @@ def ask(part, **given):
     )
 
 
-def train(folder, asked, images, *, resume=False, **options):
+def train(folder, asked, images, *, resume=False, small=False, **options):
+    """What `fit.py` does; `small`: with `small_course`."""
     run, said = Run(folder), []
     run.create()
     command = "python scripts/fit.py --resume"
-    finished = fitting.fit(
-        asked, images, run, command=command, resume=resume, say=said.append, **options
-    )
+    with small_course() if small else contextlib.nullcontext():
+        finished = fitting.fit(
+            asked, images, run, command=command, resume=resume, say=said.append, **options
+        )
     return run, finished, said
+
+
+@contextlib.contextmanager
+def small_course():
+    """The course with a network of two convolutions, samples of five steps, and without the picture of its UNet."""
+    recipe_of = course.recipe_of
+
+    def quick(*part, **edition):
+        recipe = recipe_of(*part, **edition)
+        sampling = {**dict(recipe.sampling), "num_steps": 5}
+        kept = tuple(name for name in recipe.final_figures if name != "architecture")
+        return dataclasses.replace(recipe, sampling=tuple(sampling.items()), final_figures=kept)
+
+    def network(recipe, data, *, width):
+        return make_small(image_shape=data.image_shape, num_classes=data.num_classes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(course, "recipe_of", quick)
+        patch.setattr(building, "network", network)
+        yield
 
 
 @pytest.fixture(scope="module")
 def flow_run(tmp_path_factory, images):
-    run, finished, _ = train(tmp_path_factory.mktemp("flow"), ask("2.5", edition="flow"), images)
+    asked = ask("2.5", edition="flow")
+    run, finished, _ = train(tmp_path_factory.mktemp("flow"), asked, images, small=True)
     assert finished
     return run
 
@@ -141,10 +166,10 @@ def test_every_figure_that_the_part_owes_is_a_picture(flow_run):
     record = flow_run.read()
     files = {figure["file"] for figure in record["figures"]}
     for name in ("one_step_epoch_001", "one_step_epoch_002", "samples_epoch_001", "samples_epoch_002",
-                 "guidance_epoch_002", "architecture", "loss"):  # fmt: skip
+                 "guidance_epoch_002", "loss"):  # fmt: skip
         assert f"figures/{name}.png" in files
     assert "figures/sampling.gif" in files
-    assert {figure["part"] for figure in record["figures"]} == {"2.4", "2.5", "2.6"}
+    assert {figure["part"] for figure in record["figures"]} == {"2.5", "2.6"}
     for file in files:
         with Image.open(flow_run.folder / file) as image:
             assert min(image.size) > 50
@@ -172,14 +197,14 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_nothing_had_been(
         after(self, batch, logs)
 
     monkeypatch.setattr(callbacks.CleanStop, "on_train_batch_end", interrupt)
-    run, finished, said = train(tmp_path / "run", asked, images)
+    run, finished, said = train(tmp_path / "run", asked, images, small=True)
     assert not finished and run.read()["status"] == "interrupted"
     assert any("to go on: python scripts/fit.py --resume" in line for line in said)
     assert [path.name for path in run.checkpoint_files()] == ["step-00000002.keras"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
 
-    run, finished, _ = train(tmp_path / "run", asked, images, resume=True)
+    run, finished, _ = train(tmp_path / "run", asked, images, resume=True, small=True)
     assert finished
     assert [session["from_step"] for session in run.read()["sessions"]] == [0, 2]
     assert_same_outcome(run, flow_run)
@@ -198,13 +223,13 @@ def test_a_run_stopped_while_it_draws_goes_on_with_its_figures(
 
     monkeypatch.setitem(illustrate.FIGURES, figure, interrupted)
     asked = ask("2.5", edition="flow")
-    run, finished, said = train(tmp_path / "run", asked, images)
+    run, finished, said = train(tmp_path / "run", asked, images, small=True)
     assert not finished and run.read()["status"] == "interrupted"
     assert any("to go on: python scripts/fit.py --resume" in line for line in said)
     assert not (run.figures / "loss.png").exists() and not run.model.exists()
     monkeypatch.undo()
 
-    run, finished, _ = train(tmp_path / "run", asked, images, resume=True)
+    run, finished, _ = train(tmp_path / "run", asked, images, resume=True, small=True)
     assert finished
     assert_same_outcome(run, flow_run)
 
@@ -253,7 +278,8 @@ def unfinished(tmp_path, flow_run):
 
 
 def test_figures_that_a_kill_prevented_are_drawn_on_resuming(unfinished, flow_run, images):
-    _, finished, _ = train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
+    asked = ask("2.5", edition="flow")
+    _, finished, _ = train(unfinished.folder, asked, images, resume=True, small=True)
     assert finished
     assert_same_outcome(unfinished, flow_run)
 
@@ -261,7 +287,8 @@ def test_figures_that_a_kill_prevented_are_drawn_on_resuming(unfinished, flow_ru
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(unfinished, flow_run, images):
     newest = unfinished.checkpoint_files()[-1]
     newest.write_bytes(newest.read_bytes()[:5000])
-    _, finished, said = train(unfinished.folder, ask("2.5", edition="flow"), images, resume=True)
+    asked = ask("2.5", edition="flow")
+    _, finished, said = train(unfinished.folder, asked, images, resume=True, small=True)
     assert finished and f"{newest.name} is damaged; trying the one before it" in said
     assert_same_outcome(unfinished, flow_run)
 

@@ -23,9 +23,10 @@ def held():
 TRAIN = f"""{HEAD}
 import keras
 import keras_diffusion as kd
+from conftest import make_small
 
 images, labels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8), np.arange(200) % 3
-model = kd.DiffusionModel(kd.unet(width=4, num_classes=3, image_shape=(8, 8, 1)), kd.linear_schedule(50))
+model = kd.DiffusionModel(make_small(), kd.linear_schedule(50))
 model.compile(optimizer=keras.optimizers.Adam(1e-3))
 batches = kd.training_batches(images, labels, batch_size=20, seed=0)
 seen = []
@@ -54,7 +55,7 @@ def run(code, cwd):
         capture_output=True,
         text=True,
         timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [[int(number) for number in line.split()] for line in done.stdout.splitlines()]

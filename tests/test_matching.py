@@ -635,6 +635,9 @@ def test_distill_matches_a_run(programs, matched):
     assert trained.pool == 300 and trained.through == 1
     assert type(trained.optimizer) is keras.optimizers.Adam
     assert told["times"] == [300.0, 150.0] and told["epochs"] == 1  # the times that it draws in
+    others = ("--spacing", "300,100", "--pool", "30", "--out", "refused")
+    outcome = call("run-distilled", "--match", "reader.onnx", *others, status=2)
+    assert "RUN has learned to draw at 300,150, which are its times without" in outcome.stdout
 
 
 @pytest.mark.parametrize(("width", "rate"), [(6, 3e-3), (settings.COPY, 1e-3)])
@@ -661,7 +664,7 @@ def test_distill_refines_a_run(programs, matched, width, rate):
     assert (told["refine"], told["rate"], told["times"]) == (width, rate, [300.0, 150.0])
     assert told["match_last"] == ["reader.onnx"]
     assert told["refiner"] == {"width": width, "below": 150.0}
-    assert record["network"] == "refined_modulated_unet"
+    assert record["network"] == "refined_small"
     before, after = (runs.open_model(path / "model.keras") for path in (matched, folder / out))  # fmt: skip
     base, _, refiner = refining.parts(after.network)
     for ours, theirs in zip(base.weights, before.network.weights, strict=True):

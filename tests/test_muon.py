@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import IMAGE_SHAPE, NUM_CLASSES, under_policy
+from conftest import IMAGE_SHAPE, NUM_CLASSES, make_small, under_policy
 
 import keras_diffusion as kd
 
@@ -91,8 +91,9 @@ def test_training_goes_on_from_a_file_as_if_nothing_had_been(tmp_path, policy):
 
     def new():
         keras.utils.set_random_seed(0)
-        network = kd.modulated_unet(width=4, num_classes=NUM_CLASSES, image_shape=IMAGE_SHAPE)
-        model = kd.DiffusionModel(network, kd.cosine_schedule(20), prediction="v", seed=0)
+        model = kd.DiffusionModel(
+            make_small(between=1), kd.cosine_schedule(20), prediction="v", seed=0
+        )
         model.compile(optimizer=kd.Muon(2e-3), jit_compile=False)
         return model
 

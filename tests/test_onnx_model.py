@@ -323,6 +323,13 @@ def draw(monkeypatch, *arguments):
     return command.main()
 
 
+@pytest.mark.parametrize(("words", "told"), [((), False), (("--steps", "4"), True)])
+def test_other_times_than_a_students_own_are_told(tmp_path, monkeypatch, capsys, words, told):
+    draw(monkeypatch, "--labels", "1", "--per-label", "1", *words, "--out", tmp_path / "a.npy")
+    line = "the model has learned to draw by ddim at 300,220,162,108,56: otherwise it may draw far"
+    assert (line in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize("name", ["denoiser.onnx", "sampler.onnx"])
 def test_png(folder, tmp_path, monkeypatch, capsys, name):
     out = tmp_path / "a.png"

@@ -1,8 +1,7 @@
 """A denoiser.onnx becomes the Keras model that it was made of, and a run."""
 
+import functools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -36,8 +35,15 @@ REFINER = {"width": 6, "below": 100.0}
 COPY = {"width": settings.COPY, "below": 100.0}
 
 
-def trained(*, refiner=None, **given):
-    """A model as fit.py trains it, no weight at its first value, and its settings."""
+def trained(**given):
+    """A model as fit.py trains it, no weight at its first value, and its settings; tests don't change it."""
+    return _trained(json.dumps(given))
+
+
+@functools.cache
+def _trained(given):
+    given = json.loads(given)
+    refiner = given.pop("refiner", None)
     asked = settings.resolve({"width": 4, **given})
     model = building.uncompiled(asked.course, Images, width=4, ema_decay=None, refiner=refiner)
     rough(model.network)
@@ -68,12 +74,18 @@ def export(model, asked, path, *, precision="float32", branches=True, **changes)
         precision=precision,
         **{"training": told, **changes},
     )
-    graph = denoiser.to_onnx(model.network, denoiser.signature(model), branches=branches)
-    if precision != "float32":
-        graph = smaller.shrink(graph, precision)
+    graph = onnx.ModelProto()
+    graph.CopyFrom(_graph(model, precision, branches))
     onnx.helper.set_model_props(graph, {specs.KEY: spec.to_json()})
     onnx.save(graph, path)
     return path
+
+
+@functools.cache
+def _graph(model, precision, branches):
+    if precision != "float32":
+        return smaller.shrink(_graph(model, "float32", branches), precision)
+    return denoiser.to_onnx(model.network, denoiser.signature(model), branches=branches)
 
 
 RUNS = [
@@ -127,10 +139,9 @@ def test_it_is_trained_on(tmp_path, images):
         assert cancelled == (weight.numpy() == was).all(), weight.path
 
 
-def test_what_ships_becomes_a_run_that_draws_the_same(tmp_path, repo):
+def test_what_ships_becomes_a_run_that_draws_the_same(tmp_path, repo, python):
     def call(*words, status=0):
-        words = [sys.executable, *words]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        done = python.run(*words, cwd=tmp_path)
         assert done.returncode == status, done.stderr
         return done
 
@@ -175,14 +186,12 @@ def test_other_files_are_refused(tmp_path):
         assert str(path) in one_line(error)
 
 
-def test_a_refused_file_leaves_no_folder(tmp_path, repo):
+def test_a_refused_file_leaves_no_folder(tmp_path, repo, python):
     model, asked = trained(part="2.5")
     told = {"settings": settings.to_json(asked) | {"recipe": "course", "width": 3}}
     export(model, asked, tmp_path / "other.onnx", training=told)
-    done = subprocess.run(
-        [sys.executable, repo / "export" / "restore.py", "other.onnx", "--out", "new"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    program = repo / "export" / "restore.py"
+    done = python.run(program, "other.onnx", "--out", "new", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "other.onnx: expected the graph of" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["other.onnx"]

@@ -51,6 +51,7 @@ def place(models, tmp_path_factory):
     for name, model in models.items():
         leave_run(place / name, model)
     leave_run(place / "named", models["classes"], data={"class_names": ["ape", "bee", "cat"]})
+    leave_run(place / "student", models["classes"], distilled={"times": [300.0, 200.0, 100.0]})
     leave_run(place / "stopped", models["classes"], status="interrupted")
     leave_run(place / "bare", models["classes"])
     (place / "bare" / "model.keras").unlink()
@@ -144,6 +145,20 @@ def test_gif_shows_the_way(place, monkeypatch):
     # Two rows of ten, the second with two images and black.
     height, width = frames[1].shape
     assert width > 3 * height
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", False), ("--spacing 300,200,100 --guidance 3 --eta 0", False), ("--steps 4", True),
+        ("--spacing 300,200,50", True), ("--sampler ddpm --steps 3", True), ("--eta 1 --steps 2", True),
+        ("--start-from ramp.png --strength 0.5", True),
+    ],
+)  # fmt: skip
+def test_other_times_than_a_students_own_are_told(place, monkeypatch, capsys, words, told):
+    draw(monkeypatch, place, f"student --labels 1 --per-label 1 {words} --out told.npy")
+    line = "the model has learned to draw by ddim at 300,200,100: otherwise it may draw far worse\n"
+    assert (line in capsys.readouterr().err) == told
 
 
 def test_the_program_itself(models, place):

@@ -1,8 +1,6 @@
 """scripts/train_judge.py: a judge is trained, says what it is, and isn't written where it reads too badly."""
 
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -30,17 +28,20 @@ def file(tmp_path, images):
     return tmp_path / "squares.npz"
 
 
-def train(file, *arguments, width="8"):
-    size = [] if width is None else ["--width", width]
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts" / "train_judge.py", "--data", file, *size,
-         "--out", file.parent / "judge.onnx", *arguments],
-        cwd=file.parent, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+@pytest.fixture
+def train(python, file):
+    """Runs train_judge.py on `file`."""
+
+    def run(*arguments, width="8"):
+        size = [] if width is None else ["--width", width]
+        words = ("--data", file, *size, "--out", file.parent / "judge.onnx", *arguments)
+        return python.run(ROOT / "scripts" / "train_judge.py", *words, cwd=file.parent)
+
+    return run
 
 
-def test_a_judge_reads_what_it_says_and_says_how_it_was_made(file):
-    done = train(file, "--epochs", "20", "--at-least", "0.9")
+def test_a_judge_reads_what_it_says_and_says_how_it_was_made(train, file):
+    done = train("--epochs", "20", "--at-least", "0.9")
     assert done.returncode == 0, done.stderr
     judge, loaded = Classifier(file.parent / "judge.onnx"), data.load(file)
     logits, features = judge(loaded.x_test.astype(np.float32) / 255)
@@ -84,9 +85,9 @@ def parts(file):
     return [Classifier(file.parent / f"{name}.onnx") for name in "abc"]
 
 
-def test_joined_classifiers_give_the_mean_of_their_probabilities(file, parts):
+def test_joined_classifiers_give_the_mean_of_their_probabilities(train, file, parts):
     """Where the first is sure, its own."""
-    done = train(file, "--join", "a.onnx,b.onnx,c.onnx", width=None)
+    done = train("--join", "a.onnx,b.onnx,c.onnx", width=None)
     assert done.returncode == 0, done.stderr
     whole, loaded = Classifier(file.parent / "judge.onnx"), data.load(file)
     images = 2 * np.random.default_rng(0).random((200, *loaded.image_shape), dtype=np.float32)
@@ -121,8 +122,8 @@ def test_what_some_find_impossible_stays_possible(file, parts, monkeypatch):
     np.testing.assert_allclose(both, (a + b) / 2, atol=1e-6)
 
 
-def test_a_judge_that_reads_badly_is_not_written(file):
-    done = train(file, "--epochs", "1", "--at-least", "1")
+def test_a_judge_that_reads_badly_is_not_written(train, file):
+    done = train("--epochs", "1", "--at-least", "1")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "--at-least" in done.stderr and not (file.parent / "judge.onnx").exists()
 

@@ -1,9 +1,6 @@
 """DiffusionModel: what a step computes, what is remembered, and what sampling uses."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -460,7 +457,7 @@ def go_on(model, target):
     )
 
 
-def test_a_loaded_model_goes_on_bit_for_bit(images, repo, tmp_path):
+def test_a_loaded_model_goes_on_bit_for_bit(images, repo, python, tmp_path):
     """In another process, from the file alone: same samples, and then the same training."""
     x0, label = images
     np.savez(tmp_path / "data.npz", x0=x0, label=label)
@@ -474,16 +471,11 @@ def test_a_loaded_model_goes_on_bit_for_bit(images, repo, tmp_path):
         "import test_training\n"
         "test_training.go_on(model, sys.argv[2])\n"
     )
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "model.keras", tmp_path / "loaded.npz"],
-        env={**os.environ, "PYTHONPATH": f"{repo}{os.pathsep}{repo / 'tests'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    words = ("-c", code, tmp_path / "model.keras", tmp_path / "loaded.npz")
+    other = python.start(*words, cwd=repo / "tests")
     go_on(model, tmp_path / "undisturbed.npz")  # meanwhile
-    output, _ = other.communicate(timeout=300)
-    assert other.returncode == 0, output
+    _, error = other.communicate()
+    assert other.returncode == 0, error
 
     with np.load(tmp_path / "undisturbed.npz") as ours, np.load(tmp_path / "loaded.npz") as theirs:
         assert set(ours) == set(theirs) and len(ours) > 100

@@ -1,6 +1,5 @@
 """Training on several machines, each a process of its own: the same as on one, to rounding, whoever is killed or stopped."""
 
-import concurrent.futures
 import contextlib
 import json
 import os
@@ -8,7 +7,6 @@ import queue
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,61 +14,26 @@ import time
 import keras
 import numpy as np
 import pytest
-from test_replicas import ROOT, run
+from test_replicas import ROOT
 
 from keras_diffusion import workers
 from keras_diffusion.errors import UserError
 from keras_diffusion.runs import Run
 
-WORKER = """
-import json, os, sys
 
-index, ports, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-if ports:
-    workers = [f"127.0.0.1:{port}" for port in ports.split(",")]
-    task = {"type": "worker", "index": index}
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
-import keras, numpy as np, tensorflow as tf
-import keras_diffusion as kd
-from keras_diffusion import replicas
-
-strategy = tf.distribute.MultiWorkerMirroredStrategy() if ports else tf.distribute.get_strategy()
-keras.utils.set_random_seed(0)
-rng = np.random.default_rng(0)
-images, labels = rng.integers(0, 256, (50, 8, 8, 1), np.uint8), np.arange(50) % 3
-with strategy.scope():
-    model = kd.DiffusionModel(kd.unet(width=4, num_classes=3, image_shape=(8, 8, 1)), kd.linear_schedule(50))
-    model.compile(optimizer=keras.optimizers.Adam(1e-3))
-    model.optimizer.build(model.trainable_variables)
-options = tf.data.Options()
-options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-batches = kd.training_batches(images, labels, batch_size=20, seed=0).with_options(options)
-batches = iter(strategy.experimental_distribute_dataset(batches))
-
-@tf.function
-def step(batch):
-    return strategy.run(model.train_step, args=(batch,))
-
-for _ in range(7):
-    step(next(batches))
-mean = strategy.run(lambda: replicas.mean(tf.constant(1.0 + index, tf.float64)))
-np.savez(out, strategy.num_replicas_in_sync, float(mean), *[np.asarray(w) for w in model.weights])
-"""
-
-
-def test_two_workers_train_as_one_in_a_loop_of_ones_own(tmp_path):
+def test_two_workers_train_as_one_in_a_loop_of_ones_own(python, tmp_path):
     """Two processes over loopback: Keras 3's `fit` fails there, our `train_step` doesn't."""
-    (tmp_path / "worker.py").write_text(WORKER)
-    done = run("worker.py", "0", "", "alone.npz", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ports = ",".join(map(str, free_ports(2)))
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        both = list(
-            pool.map(lambda k: run("worker.py", k, ports, f"{k}.npz", cwd=tmp_path), ["0", "1"])
-        )
-    assert [one.returncode for one in both] == [0, 0], both[0].stderr[-2000:]
+    program = ROOT / "tests" / "two_workers.py"
+    ended(python.start(program, "alone.npz", 0, cwd=tmp_path))
+    ports = free_ports(2)
+    both = [
+        python.start(program, f"{k}.npz", k, cwd=tmp_path, env=environment(k, ports))
+        for k in range(2)
+    ]
+    for worker in both:
+        ended(worker)
     alone, *workers = (np.load(tmp_path / f"{name}.npz") for name in ("alone", "0", "1"))
-    assert float(alone["arr_1"]) == 1.0
+    assert float(alone["arr_1"]) == 1.0 and len(alone.files) > 20
     for worker in workers:
         assert int(worker["arr_0"]) == 2 and float(worker["arr_1"]) == 1.5
         for name in alone.files[2:]:
@@ -91,24 +54,27 @@ def free_ports(count):
     return ports
 
 
-def start_worker(index, ports, *words, cwd):
-    """One of two processes that train as one."""
+def environment(index, ports):
+    """Of one of several workers."""
     hosts = [f"127.0.0.1:{port}" for port in ports]
     told = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-    return subprocess.Popen(
-        [sys.executable, *ONE_STEP, "--workers", "--out", "run", *words],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TF_CONFIG": json.dumps(told), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        # What runs in the background, as these tests may, ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return {**os.environ, "TF_CONFIG": json.dumps(told), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def done(worker):
-    out, error = worker.communicate(timeout=600)
+@pytest.fixture(scope="module")
+def start_worker(python):
+    """Starts one of two processes that train as one."""
+
+    def start(index, ports, *words, cwd):
+        words = (*ONE_STEP, "--workers", "--out", "run", *words)
+        return python.start(*words, cwd=cwd, env=environment(index, ports))
+
+    return start
+
+
+def ended(worker):
+    """What a process that ended well said."""
+    out, error = worker.communicate()
     assert worker.returncode == 0, error[-3000:]
     return out
 
@@ -118,18 +84,17 @@ def weights_of(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(python, start_worker, tmp_path_factory):
     """What two workers leave, which save at other times than each other, and one that trains alone."""
     folder = tmp_path_factory.mktemp("workers")
     ports, minutes = free_ports(2), ("0", "9")
     both = [
         start_worker(k, ports, "--checkpoint-minutes", minutes[k], cwd=folder) for k in range(2)
     ]
-    said = [done(worker) for worker in both]
+    said = [ended(worker) for worker in both]
     assert "run:     run" in said[0] and "run:" not in said[1]
     assert "drawing" in said[0] and "drawing" not in said[1]
-    alone = run(*ONE_STEP, "--out", "alone", cwd=folder)
-    assert alone.returncode == 0, alone.stderr[-2000:]
+    ended(python.start(*ONE_STEP, "--out", "alone", cwd=folder))
     return folder
 
 
@@ -159,7 +124,7 @@ LAST_FIGURES = "figures/architecture.png"  # one of the last two
     ],
     ids=["again and again", "at the end"],
 )
-def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, kills):
+def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, start_worker, tmp_path, kills):
     """The other one starts itself again and waits for it, if it isn't done; both go on from the last checkpoint."""
     ports = free_ports(2)
     both = [start_worker(k, ports, cwd=tmp_path) for k in range(2)]
@@ -168,13 +133,13 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, k
     for victim, at in kills:
         until = time.monotonic() + 300
         while not (there.folder / at).exists():
-            assert time.monotonic() < until and both[0].poll() is None, both[0].stderr.read()
+            assert time.monotonic() < until and both[0].poll() is None, both[0].written()
             time.sleep(0.02)
         both[victim].kill()
         said[victim].append(both[victim].communicate()[0])
         both[victim] = start_worker(victim, ports, "--resume", cwd=tmp_path)
     for k, worker in enumerate(both):
-        said[k].append(done(worker))
+        said[k].append(ended(worker))
     if kills != [(1, LAST_FIGURES)]:  # the chief was perhaps done by then
         again = ["".join(texts).count("starting again") for texts in said]
         assert again[0] >= 2 and again[1] >= 2 and len(there.read()["sessions"]) >= 4, said
@@ -188,35 +153,36 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost(undisturbed, tmp_path, k
         np.testing.assert_array_equal(theirs, ours)
 
 
-def test_ctrl_c_at_one_worker_stops_all_and_nothing_is_lost(undisturbed, tmp_path):
+def test_ctrl_c_at_one_worker_stops_all_and_nothing_is_lost(undisturbed, start_worker, tmp_path):
     ports = free_ports(2)
     both = [start_worker(k, ports, cwd=tmp_path) for k in range(2)]
     there = Run(tmp_path / "run")
     until = time.monotonic() + 300
     while not there.checkpoint_files():
-        assert time.monotonic() < until and both[0].poll() is None, both[0].stderr.read()
+        assert time.monotonic() < until and both[0].poll() is None, both[0].written()
         time.sleep(0.02)
     both[1].send_signal(signal.SIGINT)
-    said = [worker.communicate(timeout=300) for worker in both]
+    said = [worker.communicate(300) for worker in both]
     assert [worker.returncode for worker in both] == [130, 130], said
     assert there.read()["status"] == "interrupted" and there.read()["steps"] < 12
     both = [start_worker(k, ports, "--resume", cwd=tmp_path) for k in range(2)]
     for worker in both:
-        done(worker)
+        ended(worker)
     for ours, theirs in zip(weights_of(undisturbed / "run"), weights_of(there.folder), strict=True):
         np.testing.assert_array_equal(theirs, ours)
 
 
-def test_ctrl_c_ends_a_worker_that_waits_for_the_others(tmp_path):
+def test_ctrl_c_ends_a_worker_that_waits_for_the_others(start_worker, tmp_path):
     alone = start_worker(0, free_ports(2), cwd=tmp_path)
-    assert alone.stdout.readline() == "waiting for all 2 workers\n"
     until = time.monotonic() + 60
+    while alone.written()[0] != "waiting for all 2 workers\n":
+        assert time.monotonic() < until and alone.poll() is None, alone.written()
+        time.sleep(0.02)
     while alone.poll() is None:  # the line comes a moment before
         assert time.monotonic() < until
         alone.send_signal(signal.SIGINT)
         time.sleep(0.5)
     assert alone.returncode in (-signal.SIGINT, 130)
-    alone.communicate()
 
 
 def test_restarts_that_bring_nothing_come_to_an_end(tmp_path, monkeypatch, capsys):
@@ -382,18 +348,18 @@ def test_a_folder_that_a_worker_cant_write_is_named(tmp_path):
         workers.Watch(workers.Workers(1, 2), Run(tmp_path / "run"))
 
 
-def test_a_worker_that_began_anew_in_vain_has_nothing_to_do(tmp_path, monkeypatch):
+def test_a_worker_that_began_anew_in_vain_has_nothing_to_do(python, tmp_path, monkeypatch):
     config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     there = Run(tmp_path / "run")
     there.create()
     there.write({"settings": {"epochs": 6}, "data": {}, "figures": [], "status": "finished"})
     words = (*ONE_STEP, "--workers", "--resume", "--out", "run")
-    refused = run(*words, cwd=tmp_path)
+    refused = python.run(*words, cwd=tmp_path)
     assert refused.returncode == 2 and "is finished; --force" in refused.stderr
     monkeypatch.setenv("KERAS_DIFFUSION_RESTARTS", "none 1")
-    ended = run(*words, cwd=tmp_path)
-    assert ended.returncode == 0 and "the run in run is finished" in ended.stdout
+    said = ended(python.start(*words, cwd=tmp_path))
+    assert "the run in run is finished" in said
 
 
 @pytest.mark.parametrize(
@@ -409,10 +375,10 @@ def test_a_worker_that_began_anew_in_vain_has_nothing_to_do(tmp_path, monkeypatc
         ("", ("--recover", "2"), "--recover: expected none with --workers, got 2"),
     ],
 )  # fmt: skip
-def test_what_workers_cant_be_is_one_line(tmp_path, monkeypatch, config, words, expected):
+def test_what_workers_cant_be_is_one_line(python, tmp_path, monkeypatch, config, words, expected):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
-    refused = run(*ONE_STEP, "--workers", *words, "--out", "run", cwd=tmp_path)
+    refused = python.run(*ONE_STEP, "--workers", *words, "--out", "run", cwd=tmp_path)
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1, refused.stderr
     assert expected in refused.stderr and not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from keras_diffusion import cli, imagefiles
+from keras_diffusion import cli, imagefiles, runs
 from keras_diffusion.errors import UserError
 from keras_diffusion.files import replacing
 from keras_diffusion.sampling import onnx_model, options, request
@@ -68,6 +68,8 @@ def main():
         columns = (asked.per_label or 10) if model.spec.num_classes else min(10, labels.size)
         imagefiles.check(suffix, labels.size, model.spec.image_shape, columns=columns)
     arguments = options.arguments(asked, model.spec.image_shape)
+    if told := options.told_of_times(asked, runs.learned_times(model.spec.training)):
+        print(told, file=sys.stderr)
     began = time.perf_counter()
     try:
         count = _draw(model, labels, asked, suffix, arguments)

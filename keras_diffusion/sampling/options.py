@@ -173,6 +173,23 @@ def said_of_options(error, others=None):
     return re.sub(wanted, lambda match: option(match[0], others), str(error))
 
 
+def told_of_times(options, learned):
+    """A line where a student is asked to draw otherwise than it has learned to; None otherwise.
+
+    Args:
+        options: what was given.
+        learned: times of the student's calls, falling from T; None: it is no student.
+    """
+    if learned is None:
+        return None
+    given = (options.sampler, options.steps, options.eta, options.strength, options.spacing)
+    own = ("ddim", len(learned), 0, 1, learned)
+    if all(asked is None or asked == its for asked, its in zip(given, own, strict=True)):
+        return None
+    times = ",".join(f"{t:g}" for t in learned)
+    return f"the model has learned to draw by ddim at {times}: otherwise it may draw far worse"
+
+
 def check_redraw(options):
     """Whether what is asked is a moving picture, of images that are all drawn once.
 
