@@ -6,8 +6,9 @@ import json
 import keras
 import numpy as np
 import pytest
+from conftest import make_small
 
-from keras_diffusion import building, course, data
+from keras_diffusion import building, course, data, nn
 from keras_diffusion.errors import UserError
 from keras_diffusion.evaluation import ablation, judge
 
@@ -57,7 +58,13 @@ def test_the_optimizers_rate_is_the_recipes(digits):
         np.testing.assert_allclose(rates, wanted, rtol=1e-5)
 
 
-def test_variants_are_measured_once_and_kept(digits, tmp_path):
+def small(*, image_shape, num_classes, **_):
+    return make_small(image_shape=image_shape, num_classes=num_classes)
+
+
+def test_variants_are_measured_once_and_kept(digits, tmp_path, monkeypatch):
+    for network in ("unet", "modulated_unet"):
+        monkeypatch.setattr(nn, network, small)
     folder = tmp_path / "ablation"
     one = ablate(digits, folder, "best")
     both = ablate(digits, folder, "best", ablation.COURSE)

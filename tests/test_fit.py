@@ -157,7 +157,7 @@ def test_our_own_recipe_trains_its_own_network_and_draws_every_figure(
     assert {"architecture.png", "loss.png"} <= figures
     assert all((run.folder / figure["file"]).is_file() for figure in record["figures"])
     run.model.unlink()
-    run.update(status="running", figures=[])
+    run.update(status="running")
     _, finished, _ = train(run.folder, ask("2.5", recipe="best", epochs=1), images, resume=True)
     assert finished and run.model.is_file()
 

@@ -255,7 +255,11 @@ def test_a_refiner_that_is_not_the_files_is_refused(tmp_path, below):
     path = export(model, asked, tmp_path / "denoiser.onnx", training=told)
     with pytest.raises(UserError, match="expected a network whose outputs are the file's"):
         kd.from_onnx(path)
-    told["distilled"] = {}
+
+
+def test_a_refiner_that_a_file_does_not_tell_of_is_refused(tmp_path):
+    model, asked = trained(part="2.5", recipe="best", refiner={"width": 6, "below": 20.0})
+    told = {"settings": settings.to_json(asked), "distilled": {}}
     path = export(model, asked, tmp_path / "denoiser.onnx", training=told)
     with pytest.raises(UserError, match="expected the graph of"):
         kd.from_onnx(path)
