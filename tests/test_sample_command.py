@@ -150,8 +150,8 @@ def test_gif_shows_the_way(place, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("", False), ("--spacing 300,200,100 --guidance 3 --eta 0", False), ("--steps 4", True),
-        ("--spacing 300,200,50", True), ("--sampler ddpm --steps 3", True), ("--eta 1 --steps 2", True),
+        ("", False), ("--spacing 300,200,100 --guidance 3 --sampler ddim --eta 0", False), ("--steps 4", True),
+        ("--spacing 300,200,50", True), ("--sampler ddpm --steps 3", True), ("--sampler ddim --eta 1 --spacing 300,200,100", True),
         ("--start-from ramp.png --strength 0.5", True),
     ],
 )  # fmt: skip
